@@ -1,0 +1,184 @@
+"""Part 1c: a fully connected network, its parameters, its forward pass, and its loss.
+
+Arrays are features first, as the document writes z = W x + b with x a column: x is [features, samples], a weight is
+[out, in], a bias is [out]. The batch is the last, contiguous axis.
+"""
+
+from collections.abc import Sequence
+from functools import reduce
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from jaxbackprop._checks import check_integer, choose
+from jaxbackprop.activations import Activation, get_activation
+from jaxbackprop.losses import Objective, get_objective, mean_loss
+
+
+class Layer(NamedTuple):
+    """W^l and b^l of one layer; also the shape of their gradients."""
+
+    weight: Float[Array, "out in"]
+    bias: Float[Array, " out"]
+
+
+Params = tuple[Layer, ...]
+
+
+class Pass(NamedTuple):
+    """What one forward pass computes: z^1 … z^L and a^1 … a^L, each [units, samples]; a^L is y-hat."""
+
+    pre_activations: tuple[Float[Array, "_ samples"], ...]
+    activations: tuple[Float[Array, "_ samples"], ...]
+
+
+# scheme -> (distribution, variance of a weight from fan_in and fan_out); both distributions have mean 0.
+SCHEMES = {
+    "course": ("normal", lambda fan_in, fan_out: 1 / fan_in),  # randn / sqrt(fan_in)
+    "glorot": ("uniform", lambda fan_in, fan_out: 2 / (fan_in + fan_out)),  # Glorot and Bengio 2010, equation 16
+    "he": ("normal", lambda fan_in, fan_out: 2 / fan_in),  # He, Zhang, Ren and Sun 2015, equation 10
+    "lecun": ("uniform", lambda fan_in, fan_out: 1 / fan_in),  # LeCun, Bottou, Orr and Müller 1998, section 4.6
+}
+
+
+def check_sizes(sizes: Sequence[int]) -> tuple[int, ...]:
+    """`sizes` as a tuple of at least two widths of at least 1, or a `ValueError`."""
+    if isinstance(sizes, str | int) or len(sizes) < 2:
+        raise ValueError(f"sizes={sizes!r} must list at least two widths: features, hidden units …, outputs")
+    return tuple(check_integer(f"sizes[{i}]", width, 1) for i, width in enumerate(sizes))
+
+
+def init_params(
+    key: Key[Array, ""], sizes: Sequence[int], *, scheme: str = "course", dtype: jax.typing.DTypeLike = float
+) -> Params:
+    """Draw the parameters of a network; biases start at zero.
+
+    **Arguments:** `key`, from `jax.random.key(seed)`; `sizes`, (features, hidden units …, outputs); `scheme`, one of
+    "course", "glorot", "he", "lecun"; `dtype`, float64 where JAX has it enabled, else float32.
+
+    **Raises:** `ValueError` for a width below 1 or an unknown scheme.
+    """
+    sizes = check_sizes(sizes)
+    choose("scheme", scheme, SCHEMES)
+    keys = jax.random.split(key, len(sizes) - 1)
+    return tuple(
+        Layer(
+            weight=draw_weight(k, fan_out, fan_in, scheme=scheme, dtype=dtype),
+            bias=jnp.zeros(fan_out, jax.dtypes.canonicalize_dtype(dtype)),
+        )
+        for k, fan_in, fan_out in zip(keys, sizes[:-1], sizes[1:], strict=True)
+    )
+
+
+def draw_weight(
+    key: Key[Array, ""], fan_out: int, fan_in: int, *, scheme: str, dtype: jax.typing.DTypeLike
+) -> Float[Array, "out in"]:
+    """One weight matrix. Row i is drawn from a key of its own, element by element, so that the top-left corner of a
+    larger draw is the smaller draw, but for its scale: a padded network starts exactly as the unpadded one."""
+    distribution, variance = SCHEMES[scheme]
+    standard = standard_rows(key, fan_out, fan_in, distribution=distribution, dtype=dtype)
+    return standard * variance(fan_in, fan_out) ** 0.5
+
+
+def standard_rows(
+    key: Key[Array, ""], rows: int, columns: int, *, distribution: str, dtype: jax.typing.DTypeLike
+) -> Float[Array, "rows columns"]:
+    """Independent draws of mean 0 and variance 1, [rows, columns]."""
+    dtype = jax.dtypes.canonicalize_dtype(dtype)
+    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(rows))
+    if distribution == "normal":
+        return jax.vmap(lambda k: jax.random.normal(k, (columns,), dtype))(keys)
+    bound = 3**0.5  # the uniform distribution on [-sqrt(3), sqrt(3)] has variance 1
+    return jax.vmap(lambda k: jax.random.uniform(k, (columns,), dtype, -bound, bound))(keys)
+
+
+def affine(layer: Layer, a: Float[Array, "in samples"]) -> Float[Array, "out samples"]:
+    """Equations (1) and (3): z = W a + b, a column for each sample."""
+    return layer.weight @ a + layer.bias[:, None]
+
+
+def forward(
+    params: Params,
+    x: Float[Array, "features samples"],
+    *,
+    activation: str | Activation,
+    objective: str | Objective = "softmax",
+) -> Pass:
+    """Equations (1) to (4) for any number of layers.
+
+    z^1 = W^1 x + b^1, a^1 = f(z^1), z^2 = W^2 a^1 + b^2, …, and a^L = y-hat, the softmax of z^L (or the prediction of
+    another objective).
+
+    **Raises:** `ValueError` for an unknown activation or objective, or if the shapes of `params` and `x` do not chain.
+    """
+    f, predict = get_activation(activation).value, get_objective(objective).predict
+    check_shapes(params, x)
+    a, zs, activations = x, [], []
+    for l, layer in enumerate(params, start=1):
+        z = affine(layer, a)
+        a = f(z) if l < len(params) else predict(z)
+        zs.append(z)
+        activations.append(a)
+    return Pass(tuple(zs), tuple(activations))
+
+
+def regularization(params: Params, l2: float | Float[Array, ""]) -> Float[Array, ""]:
+    """l2/2 * sum of squared weights; biases are not regularised."""
+    return 0.5 * l2 * reduce(jnp.add, [jnp.sum(layer.weight**2) for layer in params])
+
+
+def loss(
+    params: Params,
+    x: Float[Array, "features samples"],
+    y: Float[Array, "classes samples"],
+    *,
+    activation: str | Activation,
+    l2: float | Float[Array, ""] = 0.0,
+    weights: Float[Array, " samples"] | None = None,
+    objective: str | Objective = "softmax",
+) -> Float[Array, ""]:
+    """Equation (5) of the network's logits, plus l2/2 * sum(W^2).
+
+    **Arguments:** `x`, [features, samples]; `y`, [classes, samples], one-hot for "softmax"; `weights`, one a sample:
+    the mean becomes sum(w * loss) / sum(w).
+
+    **Raises:** `ValueError` as `forward` does, and if `y` or `weights` do not fit.
+    """
+    check_targets(params, x, y, weights)
+    z = forward(params, x, activation=activation, objective=objective).pre_activations
+    return mean_loss(z[-1], y, weights=weights, objective=objective) + regularization(params, l2)
+
+
+def check_shapes(params: Params, x: Float[Array, "features samples"]) -> None:
+    """Refuse parameters and inputs whose shapes do not chain, before anything is computed."""
+    if len(params) == 0:
+        raise ValueError("params=() has no layer; init_params(key, sizes) makes them")
+    if x.ndim != 2:
+        raise ValueError(f"x must be [features, samples], got shape {x.shape}")
+    if x.shape[1] == 0:
+        raise ValueError(f"x has no samples: its shape [features, samples] is {x.shape}")
+    width, source = x.shape[0], f"x, which is [features, samples] = {x.shape},"
+    for l, (weight, bias) in enumerate(params, start=1):
+        if weight.ndim != 2 or weight.shape[1] != width:
+            hint = "; was x handed over as (samples, features)?" if l == 1 and weight.shape[-1] == x.shape[1] else ""
+            raise ValueError(f"W^{l} must be [out, {width}] to follow {source} got shape {weight.shape}{hint}")
+        if bias.shape != weight.shape[:1]:
+            raise ValueError(f"b^{l} must have shape {weight.shape[:1]}, one a row of W^{l}, got {bias.shape}")
+        width, source = weight.shape[0], f"W^{l}, which is {weight.shape},"
+
+
+def check_targets(
+    params: Params,
+    x: Float[Array, "features samples"],
+    y: Float[Array, "classes samples"],
+    weights: Float[Array, " samples"] | None,
+) -> None:
+    """Refuse targets and sample weights that do not fit the network or the inputs."""
+    check_shapes(params, x)
+    right = (params[-1].bias.shape[0], x.shape[1])
+    if y.shape != right:
+        raise ValueError(f"y must be [classes, samples] = {right}, got shape {y.shape}")
+    if weights is not None and weights.shape != right[1:]:
+        raise ValueError(f"weights must have shape {right[1:]}, one a sample, got {weights.shape}")

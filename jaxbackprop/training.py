@@ -1,0 +1,173 @@
+"""Training of one network: gradient descent on the hand-derived gradient, as one `lax.scan`.
+
+Everything here is pure, so that `jax.vmap(fit, …)` trains as many networks at once as its arguments hold.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+from jaxbackprop._checks import check_finite, check_integer, is_concrete
+from jaxbackprop.activations import Activation, get_activation
+from jaxbackprop.backprop import loss_and_grad
+from jaxbackprop.losses import Objective, get_objective
+from jaxbackprop.network import Params, check_targets, loss
+from jaxbackprop.optimizers import Hyperparameters, Optimizer, check_hyperparameters, get_optimizer
+
+Batches = Int[Array, "steps batch_size"]
+
+
+class Fit(NamedTuple):
+    """Trained parameters, and the loss on all samples at each of `recorded_steps(steps, record_every)`."""
+
+    params: Params
+    loss_curve: Float[Array, " records"]
+
+
+class State(NamedTuple):
+    """What one step of training hands to the next."""
+
+    params: Params
+    optimizer: Any
+
+
+def recorded_steps(steps: int, record_every: int | None = None) -> list[int]:
+    """After how many updates the loss is recorded: 0, record_every, 2 record_every, …, and always the last one.
+
+    By default at most a hundred times and at least a hundred updates apart, so that recording costs about a hundredth
+    of the training.
+    """
+    every = min(record_every or max(100, steps // 100), steps)
+    return [*range(0, steps, every), steps]
+
+
+def batch_order(key: Key[Array, ""], samples: int, batch_size: int, steps: int) -> Batches:
+    """Which samples make up the batch of each step: a new permutation of all samples for every epoch.
+
+    Where `batch_size` does not divide `samples` the last batch of an epoch is smaller; its empty slots hold -1.
+    """
+    batches = -(-samples // batch_size)
+    epochs = -(-steps // batches)
+    keys = jax.random.split(key, epochs)
+    order = jax.vmap(lambda k: jax.random.permutation(k, samples))(keys)
+    padded = jnp.pad(order, ((0, 0), (0, batches * batch_size - samples)), constant_values=-1)
+    return padded.reshape(epochs * batches, batch_size)[:steps]
+
+
+def take_batch(
+    x: Float[Array, "features samples"],
+    y: Float[Array, "classes samples"],
+    weights: Float[Array, " samples"] | None,
+    batch: Int[Array, " batch_size"],
+) -> tuple[Array, Array, Array]:
+    """The samples of one batch, with their weights; an empty slot (-1) is some sample with weight 0."""
+    present = (batch >= 0).astype(x.dtype)
+    index = jnp.maximum(batch, 0)
+    return x[:, index], y[:, index], present if weights is None else present * weights[index]
+
+
+def make_step(
+    x: Float[Array, "features samples"],
+    y: Float[Array, "classes samples"],
+    hyperparameters: Hyperparameters,
+    *,
+    activation: str | Activation,
+    optimizer: Optimizer,
+    objective: str | Objective,
+    mask: Params | None = None,
+) -> Callable[[State, Int[Array, " batch_size"] | None], tuple[State, None]]:
+    """One update of the parameters, in the form that `lax.scan` takes; without a batch it uses all samples.
+
+    With a `mask` of ones and zeros, shaped like the parameters, those under a zero keep their value.
+    """
+
+    def step(state: State, batch: Int[Array, " batch_size"] | None) -> tuple[State, None]:
+        xb, yb, wb = (x, y, hyperparameters.weights)
+        if batch is not None:
+            xb, yb, wb = take_batch(x, y, hyperparameters.weights, batch)
+        _, gradient = loss_and_grad(
+            state.params, xb, yb, activation=activation, l2=hyperparameters.l2, weights=wb, objective=objective
+        )
+        if mask is not None:
+            gradient = jax.tree.map(jnp.multiply, gradient, mask)
+        return State(*optimizer.update(gradient, state.optimizer, state.params, hyperparameters)), None
+
+    return step
+
+
+def fit(
+    params: Params,
+    x: Float[Array, "features samples"],
+    y: Float[Array, "classes samples"],
+    hyperparameters: Hyperparameters,
+    *,
+    activation: str | Activation,
+    steps: int,
+    optimizer: str | Optimizer = "sgd",
+    objective: str | Objective = "softmax",
+    batch_size: int | None = None,
+    batches: Batches | None = None,
+    record_every: int | None = None,
+) -> Fit:
+    """Train one network for `steps` updates.
+
+    **Arguments:**
+    - `params`: where to start, from `init_params`.
+    - `x`, `y`: [features, samples] and [classes, samples], features first.
+    - `hyperparameters`: traced; map over any of its fields with `jax.vmap`.
+    - `activation`, `optimizer`, `objective`: names, or objects of one's own.
+    - `batch_size`: shuffled mini-batches in an order drawn from `hyperparameters.seed`; by default the full batch.
+    - `batches`: the order itself, from `batch_order`, instead of `batch_size`. Networks that share it need no sort in
+      their program, which then compiles in less than half the time.
+    - `record_every`: see `recorded_steps`.
+
+    **Returns:** the trained parameters and the loss curve.
+
+    **Raises:** `ValueError` for names that do not exist, shapes that do not fit, numbers out of range, data that are
+    not finite, before anything compiles.
+    """
+    activation, objective, optimizer = get_activation(activation), get_objective(objective), get_optimizer(optimizer)
+    steps = check_integer("steps", steps, 1)
+    if record_every is not None:
+        record_every = check_integer("record_every", record_every, 1)
+    x, y = jnp.asarray(x), jnp.asarray(y)
+    check_targets(params, x, y, hyperparameters.weights)
+    check_hyperparameters(hyperparameters)
+    for argument, array in (("x", x), ("y", y)):
+        if is_concrete(array):
+            check_finite(argument, array)
+    if batch_size is not None:
+        if batches is not None:
+            raise ValueError("batch_size and batches were both given; batches already says which samples make a batch")
+        batch_size = check_integer("batch_size", batch_size, 1)
+        if batch_size > x.shape[1]:
+            raise ValueError(f"batch_size={batch_size} is larger than the data, which has {x.shape[1]} samples")
+        batches = batch_order(jax.random.key(hyperparameters.seed), x.shape[1], batch_size, steps)
+    elif batches is not None and batches.shape[0] != steps:
+        raise ValueError(f"batches has {batches.shape[0]} rows, one a step, but steps={steps}")
+
+    step = make_step(x, y, hyperparameters, activation=activation, optimizer=optimizer, objective=objective)
+
+    def full_loss(params: Params) -> Float[Array, ""]:
+        l2, weights = hyperparameters.l2, hyperparameters.weights
+        return loss(params, x, y, activation=activation, l2=l2, weights=weights, objective=objective)
+
+    def stretch(state: State, batches: Batches | None, length: int) -> tuple[State, Float[Array, ""]]:
+        state, _ = jax.lax.scan(step, state, batches, length=length)
+        return state, full_loss(state.params)
+
+    marks = recorded_steps(steps, record_every)
+    every, stretches = marks[1], (len(marks) - 1 if marks[-1] % marks[1] == 0 else len(marks) - 2)
+    split = every * stretches
+    whole = None if batches is None else batches[:split].reshape(stretches, every, -1)
+    state = State(params, optimizer.init(params))
+    first = full_loss(params)
+    state, curve = jax.lax.scan(lambda s, b: stretch(s, b, every), state, whole, length=stretches)
+    curves = [first[None], curve]
+    if split < steps:  # what is left when record_every does not divide steps
+        state, last = stretch(state, None if batches is None else batches[split:], steps - split)
+        curves.append(last[None])
+    return Fit(state.params, jnp.concatenate(curves))
