@@ -33,7 +33,7 @@ def check_integer(argument: str, value: Any, minimum: int) -> int:
     return int(value)
 
 
-def check_real(argument: str, value: Any, minimum: float, *, exclusive: bool = False) -> float:
+def check_real(argument: str, value: Any, minimum: float | int, *, exclusive: bool = False) -> float:
     """`value` as a finite float of at least `minimum` (above it if `exclusive`)."""
     bound = f"{'above' if exclusive else 'of at least'} {minimum:g}"
     if isinstance(value, bool | np.bool_) or not isinstance(value, Real) or not math.isfinite(value):

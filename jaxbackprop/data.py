@@ -107,11 +107,13 @@ class Targets(NamedTuple):
     """
 
     y: Float[np.ndarray, "classes samples"]
-    classes: np.ndarray | None
+    classes: Shaped[np.ndarray, " classes"] | None
     objective: str
 
 
-def one_hot(labels: ArrayLike, classes: ArrayLike | None = None) -> tuple[Float[np.ndarray, "classes samples"], Labels]:
+def one_hot(
+    labels: ArrayLike, classes: ArrayLike | None = None
+) -> tuple[Float[np.ndarray, "classes samples"], Shaped[np.ndarray, " classes"]]:
     """Labels of any type as one-hot columns: y_kn = 1 if sample n has the label classes[k], otherwise 0.
 
     **Arguments:** `labels`, (n_samples,), integers, strings, booleans, or floats that are whole numbers; `classes`,
