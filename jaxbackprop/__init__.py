@@ -15,6 +15,10 @@ from jaxbackprop.network import Layer as Layer
 from jaxbackprop.network import Params as Params
 from jaxbackprop.network import init_params as init_params
 from jaxbackprop.optimizers import Hyperparameters as Hyperparameters
+from jaxbackprop.planner import Plan as Plan
+from jaxbackprop.results import SweepResult as SweepResult
+from jaxbackprop.sweep import plan as plan
+from jaxbackprop.sweep import sweep as sweep
 from jaxbackprop.training import batch_order as batch_order
 from jaxbackprop.training import fit as fit
 

@@ -6,11 +6,12 @@ Arrays are features first, as the document writes z = W x + b with x a column: x
 
 from collections.abc import Sequence
 from functools import reduce
+from itertools import pairwise
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
 from jaxbackprop._checks import check_integer, choose
 from jaxbackprop.activations import Activation, get_activation
@@ -62,33 +63,38 @@ def init_params(
     """
     sizes = check_sizes(sizes)
     choose("scheme", scheme, SCHEMES)
-    keys = jax.random.split(key, len(sizes) - 1)
     return tuple(
         Layer(
-            weight=draw_weight(k, fan_out, fan_in, scheme=scheme, dtype=dtype),
+            weight=standard_rows(key, l, jnp.arange(fan_out), fan_in, scheme=scheme, dtype=dtype)
+            * scale(scheme, fan_in, fan_out),
             bias=jnp.zeros(fan_out, jax.dtypes.canonicalize_dtype(dtype)),
         )
-        for k, fan_in, fan_out in zip(keys, sizes[:-1], sizes[1:], strict=True)
+        for l, (fan_in, fan_out) in enumerate(pairwise(sizes))
     )
 
 
-def draw_weight(
-    key: Key[Array, ""], fan_out: int, fan_in: int, *, scheme: str, dtype: jax.typing.DTypeLike
-) -> Float[Array, "out in"]:
-    """One weight matrix. Row i is drawn from a key of its own, element by element, so that the top-left corner of a
-    larger draw is the smaller draw, but for its scale: a padded network starts exactly as the unpadded one."""
-    distribution, variance = SCHEMES[scheme]
-    standard = standard_rows(key, fan_out, fan_in, distribution=distribution, dtype=dtype)
-    return standard * variance(fan_in, fan_out) ** 0.5
+def scale(scheme: str, fan_in: int, fan_out: int) -> float:
+    """The standard deviation of a weight."""
+    return SCHEMES[scheme][1](fan_in, fan_out) ** 0.5
 
 
 def standard_rows(
-    key: Key[Array, ""], rows: int, columns: int, *, distribution: str, dtype: jax.typing.DTypeLike
+    key: Key[Array, ""],
+    l: int | Int[Array, ""],
+    rows: Int[Array, " rows"],
+    columns: int,
+    *,
+    scheme: str,
+    dtype: jax.typing.DTypeLike,
 ) -> Float[Array, "rows columns"]:
-    """Independent draws of mean 0 and variance 1, [rows, columns]."""
+    """Some rows of layer l's weight matrix, before they are scaled: mean 0, variance 1.
+
+    Each row is drawn from a key of its own, element by element, so that a narrower draw is the left part of a wider
+    one: a network padded with further units starts exactly as the network itself.
+    """
     dtype = jax.dtypes.canonicalize_dtype(dtype)
-    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(rows))
-    if distribution == "normal":
+    keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.fold_in(key, l), i))(rows)
+    if SCHEMES[scheme][0] == "normal":
         return jax.vmap(lambda k: jax.random.normal(k, (columns,), dtype))(keys)
     bound = 3**0.5  # the uniform distribution on [-sqrt(3), sqrt(3)] has variance 1
     return jax.vmap(lambda k: jax.random.uniform(k, (columns,), dtype, -bound, bound))(keys)

@@ -77,11 +77,11 @@ def make_step(
     activation: str | Activation,
     optimizer: Optimizer,
     objective: str | Objective,
-    mask: Params | None = None,
+    project: Callable[[Params], Params] | None = None,
 ) -> Callable[[State, Int[Array, " batch_size"] | None], tuple[State, None]]:
     """One update of the parameters, in the form that `lax.scan` takes; without a batch it uses all samples.
 
-    With a `mask` of ones and zeros, shaped like the parameters, those under a zero keep their value.
+    The gradient goes through `project` first, if there is one.
     """
 
     def step(state: State, batch: Int[Array, " batch_size"] | None) -> tuple[State, None]:
@@ -91,8 +91,8 @@ def make_step(
         _, gradient = loss_and_grad(
             state.params, xb, yb, activation=activation, l2=hyperparameters.l2, weights=wb, objective=objective
         )
-        if mask is not None:
-            gradient = jax.tree.map(jnp.multiply, gradient, mask)
+        if project is not None:
+            gradient = project(gradient)
         return State(*optimizer.update(gradient, state.optimizer, state.params, hyperparameters)), None
 
     return step

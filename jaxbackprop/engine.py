@@ -1,0 +1,235 @@
+"""The compiled program of a sweep: many networks of one padded shape, trained a stretch of steps at a time.
+
+Networks are stacked twice, [chunks, networks of a chunk, …]. A chunk is small enough for the processor's cache and is
+trained by `jax.vmap`; the chunks of one device follow one another in a loop; the chunk axis is spread over the devices
+of a mesh. What varies between chunks but not inside one (the activation, the part of the data to train on) is a scalar
+there, so that choosing among activations runs one of them and not all.
+
+Lengths are traced: how many steps to take and how many chunks to visit. One compilation serves any number of epochs,
+the last short stretch, and a sweep whose worst trials have been dropped.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.sharding import Mesh, PartitionSpec
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxbackprop.activations import ACTIVATIONS, Activation
+from jaxbackprop.devices import compiler_options
+from jaxbackprop.losses import Objective, sample_shares
+from jaxbackprop.network import Layer, Params, forward, regularization
+from jaxbackprop.optimizers import Hyperparameters, Optimizer
+from jaxbackprop.training import State, make_step
+
+GRID_AXIS = "grid"
+
+
+class Part(NamedTuple):
+    """Samples, features first, one set for each split of the data: [splits, features, samples] and so on.
+
+    `weights` is None if all samples count alike; a split with fewer samples than others is filled up with weight 0.
+    """
+
+    x: Float[Array, "splits features samples"]
+    y: Float[Array, "splits classes samples"]
+    weights: Float[Array, "splits samples"] | None
+
+
+class Metrics(NamedTuple):
+    """Of each network, on the samples it trains on and on those held out."""
+
+    train_loss: Float[Array, "*networks"]
+    train_score: Float[Array, "*networks"]
+    validation_loss: Float[Array, "*networks"]
+    validation_score: Float[Array, "*networks"]
+
+
+class Carry(NamedTuple):
+    """What one stretch hands to the next, for each network."""
+
+    state: State
+    metrics: Metrics
+
+
+class Trials(NamedTuple):
+    """What tells the networks of a program apart, for each network but for the last two, which are one a chunk.
+
+    `widths` are the true widths of the hidden layers, which padding has raised to the program's.
+    """
+
+    hyperparameters: Hyperparameters
+    widths: Int[Array, "chunks networks hidden"]
+    activation: Int[Array, " chunks"]
+    split: Int[Array, " chunks"]
+
+
+class Recipe(NamedTuple):
+    """What a program is compiled for, beside the shapes of its arrays."""
+
+    activations: tuple[str, ...]
+    optimizer: Optimizer
+    objective: Objective
+    padded: bool
+
+
+def choose_activation(names: Sequence[str], index: Int[Array, ""]) -> Activation:
+    """One activation out of several, chosen while the program runs."""
+    options = [ACTIVATIONS[name] for name in names]
+    if len(options) == 1:
+        return options[0]
+    # A branch of a single operation, such as tanh alone, is compiled to a loop several times slower than a fused one.
+    # Adding a zero that the compiler cannot know to be one makes every branch a fusion.
+    zero = jnp.minimum(index, 0)
+    values = [lambda z, zero, f=f: f.value(z + zero) for f in options]
+    slopes = [lambda z, a, zero, f=f: f.slope(z + zero, a + zero) for f in options]
+    return Activation(
+        "/".join(names),
+        lambda z: lax.switch(index, values, z, zero.astype(z.dtype)),
+        lambda z, a: lax.switch(index, slopes, z, a, zero.astype(z.dtype)),
+    )
+
+
+def clear_padding(gradient: Params, widths: Int[Array, " hidden"]) -> Params:
+    """Set the gradient of weights out of padded units to zero.
+
+    A padded unit starts with zero weights, into it and out of it. As nothing flows back out of it, the gradient of its
+    own weights is zero already; but its activation f(0) need not be zero, so that the next layer would learn from it.
+    """
+    return (
+        gradient[0],
+        *(
+            Layer(weight * (jnp.arange(weight.shape[1]) < width), bias)
+            for (weight, bias), width in zip(gradient[1:], widths, strict=True)
+        ),
+    )
+
+
+def mean_score(
+    z: Float[Array, "classes samples"],
+    y: Float[Array, "classes samples"],
+    shares: Float[Array, " samples"] | float,
+    objective: Objective,
+) -> Float[Array, ""]:
+    """Accuracy: the share of samples whose label is right ("sigmoid": all labels); for "squared" R^2, as scikit-learn
+    averages it over the outputs."""
+    if objective.name == "softmax":
+        return jnp.sum((jnp.argmax(z, axis=0) == jnp.argmax(y, axis=0)) * shares)
+    if objective.name == "sigmoid":
+        return jnp.sum(jnp.all((z > 0) == (y > 0.5), axis=0) * shares)
+    mean = jnp.sum(y * shares, axis=1, keepdims=True)
+    residual, total = jnp.sum((z - y) ** 2 * shares, axis=1), jnp.sum((y - mean) ** 2 * shares, axis=1)
+    # scikit-learn's convention for a constant output: 1 if it is met exactly, else 0.
+    return jnp.mean(jnp.where(total > 0, 1 - residual / jnp.where(total > 0, total, 1), residual == 0))
+
+
+def evaluate(
+    params: Params, part: Part, l2: Float[Array, ""], *, activation: Activation, objective: Objective
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Loss and score of one network on the samples of one split; NaN where there are none."""
+    if part.x.shape[-1] == 0:
+        nan = jnp.full((), jnp.nan, part.x.dtype)
+        return nan, nan
+    z = forward(params, part.x, activation=activation, objective=objective).pre_activations[-1]
+    shares = sample_shares(part.x.shape[-1], part.weights)
+    value = jnp.sum(objective.per_sample(z, part.y) * shares) + regularization(params, l2)
+    return value, mean_score(z, part.y, shares, objective).astype(value.dtype)
+
+
+def train_chunk(
+    carry: Carry,
+    hyperparameters: Hyperparameters,
+    widths: Int[Array, "networks hidden"],
+    activation: Activation,
+    train: Part,
+    validation: Part,
+    batches: Int[Array, "steps batch_size"] | None,
+    length: Int[Array, ""],
+    measure: Bool[Array, ""],
+    recipe: Recipe,
+) -> Carry:
+    """Train the networks of one chunk for `length` steps and, if `measure`, evaluate them."""
+    objective = recipe.objective
+
+    def advance(state: State, hyperparameters: Hyperparameters, widths: Array, batch: Array | None) -> State:
+        step = make_step(
+            train.x,
+            train.y,
+            hyperparameters._replace(weights=train.weights),
+            activation=activation,
+            optimizer=recipe.optimizer,
+            objective=objective,
+            project=(lambda gradient: clear_padding(gradient, widths)) if recipe.padded else None,
+        )
+        return step(state, batch)[0]
+
+    def one_step(i: Array, state: State) -> State:
+        # All networks of a chunk see the same batch, so it is gathered once for all of them.
+        batch = None if batches is None else batches[i]
+        return jax.vmap(advance, in_axes=(0, 0, 0, None))(state, hyperparameters, widths, batch)
+
+    def assess(state: State, hyperparameters: Hyperparameters) -> Metrics:
+        options: Any = {"activation": activation, "objective": objective}
+        l2 = jnp.asarray(hyperparameters.l2)
+        return Metrics(
+            *evaluate(state.params, train, l2, **options), *evaluate(state.params, validation, l2, **options)
+        )
+
+    state = lax.fori_loop(0, length, one_step, carry.state)
+    metrics = lax.cond(measure, lambda: jax.vmap(assess)(state, hyperparameters), lambda: carry.metrics)
+    return Carry(state, metrics)
+
+
+def at(tree: Any, index: Array) -> Any:
+    """The entry of every array of a pytree at one place of its first axis."""
+    return jax.tree.map(lambda array: lax.dynamic_index_in_dim(array, index, keepdims=False), tree)
+
+
+@functools.lru_cache(maxsize=256)
+def stretch_program(mesh: Mesh, recipe: Recipe) -> Any:
+    """The compiled function `(carry, trials, train, validation, batches, length, chunks, measure) -> carry`.
+
+    `batches` is [splits, steps, batch_size] or None for full batches, `chunks` how many chunks of each device to visit.
+    """
+
+    def stretch(
+        carry: Carry,
+        trials: Trials,
+        train: Part,
+        validation: Part,
+        batches: Int[Array, "splits steps batch_size"] | None,
+        length: Int[Array, ""],
+        chunks: Int[Array, ""],
+        measure: Bool[Array, ""],
+    ) -> Carry:
+        def visit(c: Array, carry: Carry) -> Carry:
+            split = trials.split[c]
+            new = train_chunk(
+                at(carry, c),
+                at(trials.hyperparameters, c),
+                trials.widths[c],
+                choose_activation(recipe.activations, trials.activation[c]),
+                at(train, split),
+                at(validation, split),
+                None if batches is None else batches[split],
+                length,
+                measure,
+                recipe,
+            )
+            return jax.tree.map(lambda old, new: lax.dynamic_update_index_in_dim(old, new, c, 0), carry, new)
+
+        return lax.fori_loop(0, chunks, visit, carry)
+
+    spread, whole = PartitionSpec(GRID_AXIS), PartitionSpec()
+    sharded = jax.shard_map(
+        stretch,
+        mesh=mesh,
+        in_specs=(spread, spread, whole, whole, whole, whole, whole, whole),
+        out_specs=spread,
+        check_vma=False,  # the loops' lengths are traced: nothing is communicated, so there is nothing to check
+    )
+    return jax.jit(sharded, donate_argnums=0, compiler_options=compiler_options())

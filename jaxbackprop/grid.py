@@ -1,0 +1,88 @@
+"""A hyperparameter grid, as scikit-learn's `ParameterGrid` takes it, and the trials that it stands for."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from sklearn.model_selection import ParameterGrid
+
+from jaxbackprop._checks import check_integer, check_real, choose
+from jaxbackprop.activations import ACTIVATIONS
+from jaxbackprop.optimizers import OPTIMIZERS
+
+
+class Trial(NamedTuple):
+    """The settings of one network of a sweep; what a grid leaves out has the value here.
+
+    `hidden` are the widths of the hidden layers, `batch_size` None stands for the full batch, and `seed` draws the
+    initial parameters. The rest is as in `Hyperparameters`.
+    """
+
+    activation: str = "tanh"
+    hidden: tuple[int, ...] = (10,)
+    learning_rate: float = 0.1
+    l2: float = 0.0
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    seed: int = 0
+    optimizer: str = "sgd"
+    batch_size: int | None = None
+
+
+def _hidden(argument: str, value: Any) -> tuple[int, ...]:
+    if not isinstance(value, Sequence | np.ndarray) or isinstance(value, str):
+        raise ValueError(f"{argument}={value!r} must be a tuple of widths, such as (10,) or (64, 32)")
+    return tuple(check_integer(f"{argument}[{i}]", width, 1) for i, width in enumerate(value))
+
+
+def _seed(argument: str, value: Any) -> int:
+    seed = check_integer(argument, value, 0)
+    if seed >= 2**31:
+        raise ValueError(f"{argument}={value!r} must be below 2**31")
+    return seed
+
+
+def _named(options: Mapping[str, Any]) -> Any:
+    return lambda argument, value: choose(argument, value, options).name
+
+
+# What each key of a grid may hold: the check turns a value into the trial's, or refuses it.
+CHECKS: dict[str, Any] = {
+    "activation": _named(ACTIVATIONS),
+    "hidden": _hidden,
+    "learning_rate": lambda argument, value: check_real(argument, value, 0, exclusive=True),
+    "l2": lambda argument, value: check_real(argument, value, 0),
+    "momentum": lambda argument, value: check_real(argument, value, 0),
+    "weight_decay": lambda argument, value: check_real(argument, value, 0),
+    "seed": _seed,
+    "optimizer": _named(OPTIMIZERS),
+    "batch_size": lambda argument, value: None if value is None else check_integer(argument, value, 1),
+}
+
+
+def expand(grid: Mapping[str, Iterable[Any]] | Sequence[Mapping[str, Iterable[Any]]]) -> list[Trial]:
+    """Every trial of a grid, in `ParameterGrid`'s order.
+
+    **Arguments:** `grid`, a dict of lists, or a list of such dicts, with the keys of `Trial`.
+
+    **Raises:** `ValueError` for a key that does not exist (naming the nearest), an empty list, or a value that its key
+    cannot hold.
+    """
+    grids = [grid] if isinstance(grid, Mapping) else grid
+    if isinstance(grids, str) or not isinstance(grids, Sequence) or len(grids) == 0:
+        raise ValueError(f"grid must be a dict of lists, or a list of such dicts, got {grid!r}")
+    return [Trial(**settings) for settings in ParameterGrid([_check_grid(g) for g in grids])]
+
+
+def _check_grid(grid: Any) -> dict[str, list[Any]]:
+    if not isinstance(grid, Mapping):
+        raise ValueError(f"grid must be a dict of lists, or a list of such dicts, got {grid!r} in the list")
+    checked = {}
+    for key, values in grid.items():
+        check = choose("grid key", key, CHECKS)
+        if isinstance(values, str) or not isinstance(values, Iterable):
+            raise ValueError(f"grid[{key!r}]={values!r} must be a list of values, such as [{values!r}]")
+        checked[key] = [check(key, value) for value in values]
+        if not checked[key]:
+            raise ValueError(f"grid[{key!r}] is empty; give it a value, or leave the key out")
+    return checked

@@ -1,0 +1,55 @@
+"""The initial parameters of many networks at once, padded: for each seed those of `init_params`."""
+
+import functools
+from itertools import pairwise
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from jaxbackprop.network import Layer, Params, scale, standard_rows
+
+BLOCK = 1024  # rows drawn at a time: one compiled program serves any number of networks of any width
+
+
+@functools.partial(jax.jit, static_argnames=("columns", "scheme", "dtype"))
+def _draw_block(
+    seeds: Int[Array, " rows"], l: Int[Array, ""], rows: Int[Array, " rows"], *, columns: int, scheme: str, dtype: str
+) -> Float[Array, "rows columns"]:
+    def draw(seed: Array, row: Array) -> Array:
+        return standard_rows(jax.random.key(seed), l, row[None], columns, scheme=scheme, dtype=dtype)[0]
+
+    return jax.vmap(draw)(seeds, rows)
+
+
+def draw_starts(
+    seeds: Int[np.ndarray, " networks"],
+    sizes: Int[np.ndarray, "networks layers"],
+    padded: tuple[int, ...],
+    *,
+    scheme: str,
+    dtype: np.dtype,
+) -> Params:
+    """Parameters stacked over networks: network k starts as `init_params(key(seeds[k]), sizes[k], scheme=scheme)`, its
+    units filled up with zeros to the widths of `padded`."""
+    distinct, position = np.unique(seeds, return_inverse=True)
+    params = []
+    for l, (columns, rows) in enumerate(pairwise(padded)):
+        width = 1 << (columns - 1).bit_length()  # few widths, few compilations
+        grid = np.stack(np.meshgrid(distinct, np.arange(rows), indexing="ij"), axis=-1).reshape(-1, 2).astype(np.int32)
+        total = len(grid)
+        grid = np.pad(grid, ((0, -total % BLOCK), (0, 0)))
+        blocks = [
+            np.asarray(_draw_block(b[:, 0], np.int32(l), b[:, 1], columns=width, scheme=scheme, dtype=str(dtype)))
+            for b in grid.reshape(-1, BLOCK, 2)
+        ]
+        standard = np.concatenate(blocks)[:total, :columns].reshape(len(distinct), rows, columns)
+        fan_in, fan_out = sizes[:, l], sizes[:, l + 1]
+        shapes, shape = np.unique(np.stack([fan_in, fan_out], axis=1), axis=0, return_inverse=True)
+        scales = np.array([scale(scheme, int(i), int(o)) for i, o in shapes], dtype)[shape.reshape(-1)]
+        present = (np.arange(rows) < fan_out[:, None])[:, :, None] & (np.arange(columns) < fan_in[:, None])[:, None, :]
+        weight: Any = np.where(present, standard[position] * scales[:, None, None], 0).astype(dtype)
+        bias: Any = np.zeros((len(seeds), rows), dtype)
+        params.append(Layer(weight, bias))
+    return tuple(params)
