@@ -60,7 +60,7 @@ CHECKS: dict[str, Any] = {
 }
 
 
-def expand(grid: Mapping[str, Iterable[Any]] | Sequence[Mapping[str, Iterable[Any]]]) -> list[Trial]:
+def expand(grid: Mapping[str, Any] | Sequence[Any]) -> list[Trial]:
     """Every trial of a grid, in `ParameterGrid`'s order.
 
     **Arguments:** `grid`, a dict of lists, or a list of such dicts, with the keys of `Trial`.

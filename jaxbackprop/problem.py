@@ -12,7 +12,7 @@ from jaxbackprop._checks import check_finite, check_real
 from jaxbackprop.data import check_lengths, encode, features_first, split
 from jaxbackprop.engine import Part
 
-Index = Int[np.ndarray, " samples"]
+Index = Int[np.ndarray, " _"]
 
 
 class Problem(NamedTuple):
@@ -59,10 +59,8 @@ def make_problem(
         pairs = [(every, np.arange(len(every), x.shape[1]))]
     else:
         share = check_real("validation", validation, 0, exclusive=True)
-        labels = (
-            np.asarray(y, float) if targets.objective == "squared" else y
-        )  # numbers are split without regard to them
-        parts = split(every[:, None], labels, validation=share, test=0, seed=seed)
+        labels = np.asarray(y, float) if targets.objective == "squared" else y  # floats are not stratified
+        parts = split(every[:, None], labels, validation=share, test=0.0, seed=seed)
         pairs = [(parts.train.X[:, 0].astype(int), parts.validation.X[:, 0].astype(int))]
 
     train, validation_part = (_gather(x, t, w, [pair[k] for pair in pairs]) for k in (0, 1))

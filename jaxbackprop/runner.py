@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Float, Int
+from jaxtyping import Array, Float, Int
 
 from jaxbackprop._checks import check_integer
 from jaxbackprop.engine import GRID_AXIS, Carry, Metrics, Part, Recipe, Trials, stretch_program
@@ -158,7 +158,7 @@ def train_program(
         at_once = min(at_once, max(1, ORDER_ENTRIES // entries))
     at_once = min(at_once, int(gaps.max())) if len(gaps) else 1
 
-    def order(start: int, stop: int) -> Int[np.ndarray, "splits steps batch_size"] | None:
+    def order(start: int, stop: int) -> Int[Array, "splits steps batch_size"] | None:
         if program.batch_size is None:
             return None
         # Splits of other sizes may need another number of batches; those belong to another program.

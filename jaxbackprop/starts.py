@@ -36,7 +36,7 @@ def draw_starts(
     distinct, position = np.unique(seeds, return_inverse=True)
     params = []
     for l, (columns, rows) in enumerate(pairwise(padded)):
-        width = 1 << (columns - 1).bit_length()  # few widths, few compilations
+        width = max(16, 1 << (columns - 1).bit_length())  # few widths, few compilations
         grid = np.stack(np.meshgrid(distinct, np.arange(rows), indexing="ij"), axis=-1).reshape(-1, 2).astype(np.int32)
         total = len(grid)
         grid = np.pad(grid, ((0, -total % BLOCK), (0, 0)))

@@ -1,6 +1,6 @@
 """A hyperparameter grid, trained: few compiled programs, each for many networks, on every device there is."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,7 +16,7 @@ from jaxbackprop.problem import Problem, make_problem
 from jaxbackprop.results import SCORES, SweepResult
 from jaxbackprop.runner import Curves, finish_program, make_mesh, start_program, train_program
 
-Grid = Mapping[str, Iterable[Any]] | Sequence[Mapping[str, Iterable[Any]]]
+Grid = Mapping[str, Any] | Sequence[Any]
 
 
 def sweep(

@@ -1,0 +1,69 @@
+"""One command for each habit: `nox -s tests`, lint, typecheck, experiments, benchmark, tests_gpu."""
+
+import shutil
+from pathlib import Path
+
+import nox
+
+nox.options.sessions = ["tests", "lint", "typecheck"]
+nox.options.error_on_missing_interpreters = False  # tests run on those that are there
+nox.options.reuse_existing_virtualenvs = True
+
+FIGURES = Path("experiments/figures")
+
+
+@nox.session(python=["3.11", "3.12", "3.13", "3.14"])
+def tests(session: nox.Session) -> None:
+    """The whole test suite, on every interpreter that is installed; arguments go to pytest."""
+    session.install("-e", ".[test]")
+    session.run("pytest", "-n", "2", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style and common mistakes."""
+    session.install("ruff>=0.9")
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+
+
+@nox.session
+def typecheck(session: nox.Session) -> None:
+    """Static types."""
+    session.install("-e", ".[dev]")
+    session.run("mypy")
+
+
+@nox.session
+def experiments(session: nox.Session) -> None:
+    """Every experiment at full size; redraws the figures of the README."""
+    session.install("-e", ".[test]")
+    out = Path(session.create_tmp()) / "results"
+    for script in sorted(Path("experiments").glob("*.py")):
+        if script.stem != "throughput":  # a benchmark: see that session
+            session.run("python", str(script), "--out", str(out))
+    _keep_figures(out)
+
+
+@nox.session
+def benchmark(session: nox.Session) -> None:
+    """Network-steps a second beside other programs; takes minutes, and a quiet machine."""
+    session.install("-e", ".[test]")
+    out = Path(session.create_tmp()) / "results"
+    session.run("python", "experiments/throughput.py", "--out", str(out), *session.posargs)
+    _keep_figures(out)
+
+
+@nox.session
+def tests_gpu(session: nox.Session) -> None:
+    """The test suite on a GPU, with JAX's CUDA libraries; skips where there is none."""
+    if shutil.which("nvidia-smi") is None:
+        session.skip("no NVIDIA GPU on this machine: nvidia-smi was not found")
+    session.install("-e", ".[test,cuda]")
+    session.run("pytest", *session.posargs, env={"JAX_PLATFORMS": "cuda,cpu"})
+
+
+def _keep_figures(out: Path) -> None:
+    FIGURES.mkdir(parents=True, exist_ok=True)
+    for figure in sorted(out.glob("*.png")):
+        shutil.copy(figure, FIGURES / figure.name)
