@@ -1,0 +1,31 @@
+"""What all tests share."""
+
+import jaxtyping
+import pytest
+from hypothesis import HealthCheck, settings
+
+from jaxbackprop import oracle
+
+# The same examples in every run. The fixtures below hold no state that an example could spoil.
+settings.register_profile(
+    "fixed",
+    deadline=None,
+    derandomize=True,
+    database=None,
+    max_examples=25,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+settings.load_profile("fixed")
+
+
+@pytest.fixture
+def float64():
+    """Double precision for one test."""
+    with oracle.float64():
+        yield
+
+
+@pytest.fixture
+def as_users_run_it(monkeypatch):
+    """Without the run-time check of shapes, which would refuse bad input before the package's own checks see it."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
