@@ -70,7 +70,7 @@ def main(out: Path = Path("results"), points: int = 1201, reach: float = 6.0) ->
 
     table = pd.DataFrame(rows)
     print(table.to_string(index=False, float_format="{:.1e}".format))
-    print(save_figure(figure, out / "activation_derivatives.png"))
+    print("saved", save_figure(figure, out / "activation_derivatives.png"))
     if (table["largest difference"] > TOLERANCE).any():
         sys.exit(f"a hand-derived derivative is off by more than {TOLERANCE:g}")
     return table

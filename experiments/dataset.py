@@ -66,7 +66,7 @@ def main(out: Path = Path("results"), seed: int = 0) -> pd.DataFrame:
     figure, axes = grid(3, 3, width=4.0, height=3.4)
     for data, ax in zip(sets, axes.flat, strict=True):
         draw(data, ax)
-    print(save_figure(figure, out / "dataset.png"))
+    print("saved", save_figure(figure, out / "dataset.png"))
     return table
 
 
