@@ -13,7 +13,6 @@ from jaxtyping import Shaped
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from sklearn.metrics import ConfusionMatrixDisplay
 
 from jaxbackprop.data import ArrayLike
@@ -168,34 +167,6 @@ def plot_images(images: ArrayLike, titles: Sequence[str], axes: Shaped[np.ndarra
     for ax, image, title in zip(axes.flat, np.asarray(images), titles, strict=False):
         ax.imshow(image, cmap="gray_r")
         ax.set_title(title)
-
-
-def plot_heat_map(
-    values: ArrayLike,
-    *,
-    rows: Sequence[str],
-    columns: Sequence[str],
-    label: str,
-    form: str = "{:.3f}",
-    ax: Axes | None = None,
-) -> Axes:
-    """A table (rows, columns) as colours, the numbers in its cells written as `form`, `label` beside the scale."""
-    ax = _axes(ax)
-    values = np.asarray(values, float)
-    image = ax.imshow(values, cmap="cividis", aspect="auto")
-    ax.figure.colorbar(image, ax=ax, label=label)
-    ax.set_xticks(range(len(columns)), columns)
-    ax.set_yticks(range(len(rows)), rows)
-    ax.spines[:].set_visible(False)
-    for (i, j), value in np.ndenumerate(values):
-        dark = value < (np.nanmin(values) + np.nanmax(values)) / 2
-        ax.text(j, i, form.format(value), ha="center", va="center", color="white" if dark else "black")
-    return ax
-
-
-def whole_numbers(ax: Axes) -> None:
-    """Ticks at whole numbers only, for an axis that counts layers or units."""
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def _axes(ax: Axes | None) -> Axes:
