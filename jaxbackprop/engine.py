@@ -49,11 +49,30 @@ class Metrics(NamedTuple):
     validation_score: Float[Array, "*networks"]
 
 
+class Kept(NamedTuple):
+    """Early stopping, for each network: the parameters to keep, their metrics and when they were recorded; the best
+    monitored value so far, for how many records it has not been improved, and whether the training goes on."""
+
+    params: Params
+    metrics: Metrics
+    record: Int[Array, "*networks"]
+    best: Float[Array, "*networks"]
+    stale: Int[Array, "*networks"]
+    active: Bool[Array, "*networks"]
+
+
 class Carry(NamedTuple):
-    """What one stretch hands to the next, for each network."""
+    """What one stretch hands to the next, for each network.
+
+    `running` is the sum of the batches' losses since the last record and of what they count; it and `kept` are None
+    unless the recipe monitors something.
+    """
 
     state: State
     metrics: Metrics
+    record: Int[Array, "*networks"]
+    running: tuple[Float[Array, "*networks"], Float[Array, "*networks"]] | None
+    kept: Kept | None
 
 
 class Trials(NamedTuple):
@@ -69,12 +88,29 @@ class Trials(NamedTuple):
 
 
 class Recipe(NamedTuple):
-    """What a program is compiled for, beside the shapes of its arrays."""
+    """What a program is compiled for, beside the shapes of its arrays.
+
+    `monitor` is what early stopping looks at, lower being better: "train", the mean loss of the batches since the last
+    record; "validation", the loss on held-out samples; "score", their negative score; or None. With `shared_l2` l2 is
+    divided by what the samples of a batch count together, which is what scikit-learn's alpha means. Without `assess`
+    nothing is evaluated at a record; the training loss is then the monitored one, and the other metrics are NaN.
+    """
 
     activations: tuple[str, ...]
     optimizer: Optimizer
     objective: Objective
     padded: bool
+    monitor: str | None = None
+    shared_l2: bool = False
+    assess: bool = True
+
+
+class Stopping(NamedTuple):
+    """When early stopping stops: after `patience` records whose monitored value is not below the best one so far by
+    `tolerance`."""
+
+    patience: Int[Array, ""] | int
+    tolerance: Float[Array, ""] | float
 
 
 def choose_activation(names: Sequence[str], index: Int[Array, ""]) -> Activation:
@@ -150,12 +186,15 @@ def train_chunk(
     batches: Int[Array, "steps batch_size"] | None,
     length: Int[Array, ""],
     measure: Bool[Array, ""],
+    stopping: Stopping,
     recipe: Recipe,
 ) -> Carry:
-    """Train the networks of one chunk for `length` steps and, if `measure`, evaluate them."""
+    """Train the networks of one chunk for `length` steps and, if `measure`, evaluate them and decide which to stop."""
     objective = recipe.objective
 
-    def advance(state: State, hyperparameters: Hyperparameters, widths: Array, batch: Array | None) -> State:
+    def advance(
+        state: State, hyperparameters: Hyperparameters, widths: Array, batch: Array | None
+    ) -> tuple[State, Float[Array, ""]]:
         step = make_step(
             train.x,
             train.y,
@@ -165,12 +204,18 @@ def train_chunk(
             objective=objective,
             project=(lambda gradient: clear_padding(gradient, widths)) if recipe.padded else None,
         )
-        return step(state, batch)[0]
+        return step(state, batch)
 
-    def one_step(i: Array, state: State) -> State:
+    def one_step(i: Array, now: tuple[State, Any]) -> tuple[State, Any]:
+        state, running = now
         # All networks of a chunk see the same batch, so it is gathered once for all of them.
         batch = None if batches is None else batches[i]
-        return jax.vmap(advance, in_axes=(0, 0, 0, None))(state, hyperparameters, widths, batch)
+        count = batch_count(train, batch)
+        settings = share_l2(hyperparameters, count) if recipe.shared_l2 else hyperparameters
+        state, value = jax.vmap(advance, in_axes=(0, 0, 0, None))(state, settings, widths, batch)
+        if running is not None:
+            running = (running[0] + value * count, running[1] + count)
+        return state, running
 
     def assess(state: State, hyperparameters: Hyperparameters) -> Metrics:
         options: Any = {"activation": activation, "objective": objective}
@@ -179,9 +224,70 @@ def train_chunk(
             *evaluate(state.params, train, l2, **options), *evaluate(state.params, validation, l2, **options)
         )
 
-    state = lax.fori_loop(0, length, one_step, carry.state)
-    metrics = lax.cond(measure, lambda: jax.vmap(assess)(state, hyperparameters), lambda: carry.metrics)
-    return Carry(state, metrics)
+    state, running = lax.fori_loop(0, length, one_step, (carry.state, carry.running))
+
+    def record() -> Carry:
+        settings = share_l2(hyperparameters, batch_count(train, None)) if recipe.shared_l2 else hyperparameters
+        metrics = carry.metrics
+        if recipe.assess:
+            metrics = jax.vmap(assess)(state, settings)
+        elif running is not None:
+            metrics = metrics._replace(train_loss=running_loss(running))
+        new = Carry(state, metrics, carry.record + 1, running, carry.kept)
+        return new if recipe.monitor is None else stop_early(new, stopping, recipe.monitor)
+
+    return lax.cond(measure, record, lambda: carry._replace(state=state, running=running))
+
+
+def share_l2(hyperparameters: Hyperparameters, count: Float[Array, ""]) -> Hyperparameters:
+    """l2 / count."""
+    return hyperparameters._replace(l2=hyperparameters.l2 / jnp.where(count > 0, count, 1))
+
+
+def batch_count(train: Part, batch: Int[Array, " batch_size"] | None) -> Float[Array, ""]:
+    """What the samples of a batch count together."""
+    if batch is None:
+        return jnp.asarray(train.x.shape[-1], train.x.dtype) if train.weights is None else jnp.sum(train.weights)
+    present = (batch >= 0).astype(train.x.dtype)
+    return jnp.sum(present if train.weights is None else present * train.weights[jnp.maximum(batch, 0)])
+
+
+def running_loss(running: tuple[Array, Array]) -> Float[Array, "*networks"]:
+    """The mean loss of the batches since the last record; infinite where there was none."""
+    total, count = running
+    return jnp.where(count > 0, total / jnp.where(count > 0, count, 1), jnp.inf)
+
+
+def stop_early(carry: Carry, stopping: Stopping, monitor: str) -> Carry:
+    """At a record: keep the parameters of every network that still trains, if they are the best so far or (monitoring
+    the training loss, which is better the later) in any case; and stop those that have not improved for too long."""
+    assert carry.kept is not None
+    assert carry.running is not None
+    kept, (total, count) = carry.kept, carry.running
+    value = {
+        "train": running_loss(carry.running),
+        "validation": carry.metrics.validation_loss,
+        "score": -carry.metrics.validation_score,
+    }[monitor]
+    better = value < kept.best
+    # written so that NaN, which compares false, counts as stale
+    stale = jnp.where(value <= kept.best - stopping.tolerance, 0, kept.stale + (carry.record > 0))
+    keep = kept.active & (better if monitor != "train" else True)
+
+    def choose(new: Array, old: Array) -> Array:
+        return jnp.where(keep.reshape(keep.shape + (1,) * (new.ndim - keep.ndim)), new, old)
+
+    return carry._replace(
+        running=(jnp.zeros_like(total), jnp.zeros_like(count)),
+        kept=Kept(
+            params=jax.tree.map(choose, carry.state.params, kept.params),
+            metrics=jax.tree.map(choose, carry.metrics, kept.metrics),
+            record=choose(carry.record, kept.record),
+            best=jnp.where(kept.active & better, value, kept.best),
+            stale=jnp.where(kept.active, stale, kept.stale),
+            active=kept.active & (stale < stopping.patience),
+        ),
+    )
 
 
 def at(tree: Any, index: Array) -> Any:
@@ -191,7 +297,7 @@ def at(tree: Any, index: Array) -> Any:
 
 @functools.lru_cache(maxsize=256)
 def stretch_program(mesh: Mesh, recipe: Recipe) -> Any:
-    """The compiled function `(carry, trials, train, validation, batches, length, chunks, measure) -> carry`.
+    """The compiled function (carry, trials, train, validation, batches, length, chunks, measure, stopping) -> carry.
 
     `batches` is [splits, steps, batch_size] or None for full batches, `chunks` how many chunks of each device to visit.
     """
@@ -205,6 +311,7 @@ def stretch_program(mesh: Mesh, recipe: Recipe) -> Any:
         length: Int[Array, ""],
         chunks: Int[Array, ""],
         measure: Bool[Array, ""],
+        stopping: Stopping,
     ) -> Carry:
         def visit(c: Array, carry: Carry) -> Carry:
             split = trials.split[c]
@@ -218,6 +325,7 @@ def stretch_program(mesh: Mesh, recipe: Recipe) -> Any:
                 None if batches is None else batches[split],
                 length,
                 measure,
+                stopping,
                 recipe,
             )
             return jax.tree.map(lambda old, new: lax.dynamic_update_index_in_dim(old, new, c, 0), carry, new)
@@ -228,7 +336,7 @@ def stretch_program(mesh: Mesh, recipe: Recipe) -> Any:
     sharded = jax.shard_map(
         stretch,
         mesh=mesh,
-        in_specs=(spread, spread, whole, whole, whole, whole, whole, whole),
+        in_specs=(spread, spread, *[whole] * 7),
         out_specs=spread,
         check_vma=False,  # the loops' lengths are traced: nothing is communicated, so there is nothing to check
     )

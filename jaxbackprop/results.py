@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 
 from jaxbackprop._checks import check_integer
 from jaxbackprop.data import features_first
@@ -27,6 +27,8 @@ class SweepResult:
       over the folds, where there are any), the epochs it was trained for, and whether it diverged.
     - `epochs`: when the curves were recorded.
     - `train_loss`, `validation_loss`: the curves, [trials, splits, records]; NaN where a trial was not trained.
+    - `finished`: which trials were trained to the end, by their epochs or by early stopping; not those that successive
+      halving dropped or an interruption cut short.
     - `plan`: the programs that trained the trials.
     """
 
@@ -35,6 +37,7 @@ class SweepResult:
     epochs: Int[np.ndarray, " records"]
     train_loss: Float[np.ndarray, "trials splits records"]
     validation_loss: Float[np.ndarray, "trials splits records"]
+    finished: Bool[np.ndarray, " trials"]
     plan: Plan
     objective: str
     classes: Shaped[np.ndarray, " classes"] | None
@@ -61,12 +64,11 @@ class SweepResult:
         )
 
     def best(self) -> int:
-        """The trial with the highest validation score (train score where nothing was held out), the lower loss breaking
-        ties; diverged trials come last."""
+        """The trial with the lowest validation loss (training loss where nothing was held out) of those that were
+        trained to the end."""
         part = "validation" if self.table["validation_loss"].notna().any() else "train"
-        score, loss = self.table[f"{part}_{SCORES[self.objective]}"], self.table[f"{part}_loss"]
-        order = np.lexsort((loss.fillna(np.inf), -score.fillna(-np.inf), self.table["diverged"]))
-        return int(order[0])
+        losses = self.table[f"{part}_loss"].where(~self.table["diverged"] & self.finished, np.inf)
+        return int(np.argmin(losses.fillna(np.inf)))
 
     def predict_proba(self, trial: int, X: Any, split: int = 0) -> Float[np.ndarray, "samples classes"]:
         """y-hat of one trial for X (n_samples, n_features); for the objective "squared" the predicted numbers."""

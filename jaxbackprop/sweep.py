@@ -1,6 +1,7 @@
 """A hyperparameter grid, trained: few compiled programs, each for many networks, on every device there is."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -8,13 +9,18 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from jaxbackprop._checks import check_integer, choose
+from jaxbackprop._checks import check_integer, check_real, choose
+from jaxbackprop.engine import Stopping
 from jaxbackprop.grid import Trial, expand
+from jaxbackprop.halving import schedule
+from jaxbackprop.ledger import Ledger
+from jaxbackprop.loop import Job, agree, interruptible, train
 from jaxbackprop.network import SCHEMES
 from jaxbackprop.planner import CACHE, Plan, Workload, plan_trials
 from jaxbackprop.problem import Problem, make_problem
 from jaxbackprop.results import SCORES, SweepResult
-from jaxbackprop.runner import Curves, finish_program, make_mesh, start_program, train_program
+from jaxbackprop.resume import Keeper, new_work
+from jaxbackprop.runner import make_mesh
 
 Grid = Mapping[str, Any] | Sequence[Any]
 
@@ -32,6 +38,10 @@ def sweep(
     scheme: str = "course",
     record_every: int | None = None,
     shuffle_seed: int = 0,
+    patience: int | None = None,
+    halving: int | None = None,
+    checkpoint: str | Path | None = None,
+    checkpoint_every: float = 60.0,
     devices: int | None = None,
     memory_budget: int = 2**31,
     progress: bool = True,
@@ -39,6 +49,7 @@ def sweep(
     """Train every trial of a grid.
 
     A trial's outcome depends on its own settings and seed and on `shuffle_seed` alone, not on what else is in the grid.
+    Ctrl-C ends the training and returns what has come of each trial until then; a second one interrupts at once.
 
     **Arguments:**
     - `grid`: a dict of lists, or a list of such dicts, as scikit-learn's `ParameterGrid` takes it, with the keys
@@ -54,6 +65,12 @@ def sweep(
     - `scheme`: how initial parameters are drawn, see `init_params`.
     - `record_every`: epochs from one point of the loss curves to the next; by default a fiftieth of them all.
     - `shuffle_seed`: of the split and of the order of mini-batches, one order for the whole grid.
+    - `patience`: early stopping: a trial ends after so many records without a lower validation loss, and keeps the
+      parameters of its best record.
+    - `halving`: successive halving by this factor: a part of the trials goes on at each rung, those with the lowest
+      validation loss, and the others end there.
+    - `checkpoint`: a directory to save the training in every `checkpoint_every` seconds, with the extra `[checkpoint]`.
+      After a crash the same call goes on from there and ends with the same numbers, bit by bit.
     - `devices`: how many to use, by default all of JAX's.
     - `memory_budget`: bytes that the training may take, on all devices together.
     - `progress`: whether to show a bar.
@@ -71,33 +88,70 @@ def sweep(
         X, y, validation=validation, folds=folds, weights=weights, objective=objective, seed=shuffle_seed
     )
     _check_batches(trials, problem)
+    if patience is not None:
+        patience = check_integer("patience", patience, 1)
+        if problem.validation_sizes[0] == 0:
+            raise ValueError("patience needs samples held out: give validation or folds")
+    if halving is not None:
+        halving = check_integer("halving", halving, 2)
+    check_real("checkpoint_every", checkpoint_every, 0)
     mesh = make_mesh(devices)
-    plan = plan_trials(trials, workload(problem, epochs, mesh.devices.size, memory_budget))
-
-    marks = np.array([*range(0, epochs, every), epochs])
-    curves = Curves.empty(plan.networks, len(marks))
-    stacked, place = [], np.zeros((plan.networks, 2), int)
-    with tqdm(total=plan.network_steps, unit="step", unit_scale=True, disable=not progress, desc="sweep") as bar:
-        for number, program in enumerate(plan.programs):
-            run = start_program(program, trials, problem, mesh, scheme)
-            run = train_program(run, program, problem, marks, shuffle_seed, curves, bar)
-            networks, params = finish_program(run, program)
-            place[networks] = np.stack([np.full(len(networks), number), np.arange(len(networks))], axis=1)
-            stacked.append(params)
-
-    splits = len(problem.train_sizes)
-    shape = (len(trials), splits)
-    return SweepResult(
-        table=make_table(trials, curves, splits, problem, epochs),
+    rungs = [(epochs, 0)] if halving is None else schedule(epochs, len(trials), halving)
+    job = Job(
+        plan=plan_trials(trials, workload(problem, epochs, mesh.devices.size, memory_budget)),
         trials=trials,
-        epochs=marks,
-        train_loss=curves.train_loss.T.reshape(*shape, -1),
-        validation_loss=curves.validation_loss.T.reshape(*shape, -1),
-        plan=plan,
-        objective=problem.objective,
-        classes=problem.classes,
-        _stacked=stacked,
-        _place=place.reshape(*shape, 2),
+        problem=problem,
+        mesh=mesh,
+        marks=np.union1d(np.arange(0, epochs, every), [epoch for epoch, _ in rungs]),
+        rungs=rungs,
+        scheme=scheme,
+        shuffle_seed=shuffle_seed,
+        monitor=None if patience is None else "validation",
+        stopping=Stopping(patience or 0, 0.0),
+    )
+    keeper = None if checkpoint is None else Keeper(checkpoint, checkpoint_every, job)
+    return run_job(job, keeper, progress)
+
+
+def run_job(job: Job, keeper: Keeper | None = None, progress: bool = False) -> SweepResult:
+    """Train a job, from where its keeper left it, and make the result."""
+    work = new_work(job) if keeper is None else keeper.take_up()
+    bar = tqdm(
+        total=job.plan.network_steps,
+        unit=" network-steps",
+        unit_scale=True,
+        desc="sweep",
+        disable=not progress or jax.process_index() > 0,
+    )
+    with bar, interruptible() as interrupted:
+
+        def pause() -> bool:
+            if keeper is not None:
+                keeper.save_if_due(work)
+            return agree(interrupted())
+
+        train(job, work, bar, pause)
+    if keeper is not None:
+        keeper.save(work)
+    return make_result(job, work.ledger)
+
+
+def make_result(job: Job, ledger: Ledger) -> SweepResult:
+    """What the ledger says, in the trials' order."""
+    splits = len(job.problem.train_sizes)
+    shape = (len(job.trials), splits)
+    return SweepResult(
+        table=make_table(job, ledger),
+        trials=job.trials,
+        epochs=job.marks,
+        train_loss=ledger.curves.train_loss.T.reshape(*shape, -1),
+        validation_loss=ledger.curves.validation_loss.T.reshape(*shape, -1),
+        finished=np.asarray(ledger.finished.reshape(shape).all(axis=1)),
+        plan=job.plan,
+        objective=job.problem.objective,
+        classes=job.problem.classes,
+        _stacked=ledger.params,
+        _place=ledger.place.reshape(*shape, 2),
     )
 
 
@@ -157,20 +211,24 @@ def _check_batches(trials: Sequence[Trial], problem: Problem) -> None:
         raise ValueError(f"batch_size={largest} is larger than the data, which has {samples} training samples")
 
 
-def make_table(trials: Sequence[Trial], curves: Curves, splits: int, problem: Problem, epochs: int) -> pd.DataFrame:
+def make_table(job: Job, ledger: Ledger) -> pd.DataFrame:
     """One row a trial: its settings and what came of it, averaged over the splits."""
-    score = SCORES[problem.objective]
-    table = pd.DataFrame(list(trials), columns=Trial._fields)
+    score = SCORES[job.problem.objective]
+    table = pd.DataFrame(list(job.trials), columns=Trial._fields)
     table.index.name = "trial"
-    table["hidden"] = [trial.hidden for trial in trials]
-    shape = (len(trials), splits)
-    last = {name: getattr(curves, name)[-1].reshape(shape) for name in curves._fields}
-    table["train_loss"] = last["train_loss"].mean(axis=1)
-    table["validation_loss"] = last["validation_loss"].mean(axis=1)
-    table[f"train_{score}"] = last["train_score"].mean(axis=1)
-    table[f"validation_{score}"] = last["validation_score"].mean(axis=1)
-    if splits > 1:
-        table[f"validation_{score}_std"] = last["validation_score"].std(axis=1)
+    table["hidden"] = [trial.hidden for trial in job.trials]
+    shape = (len(job.trials), len(job.problem.train_sizes))
+    final = {name: values.reshape(shape) for name, values in ledger.final._asdict().items()}
+    table["train_loss"] = final["train_loss"].mean(axis=1)
+    table["validation_loss"] = final["validation_loss"].mean(axis=1)
+    table[f"train_{score}"] = final["train_score"].mean(axis=1)
+    table[f"validation_{score}"] = final["validation_score"].mean(axis=1)
+    if shape[1] > 1:
+        table[f"validation_{score}_std"] = final["validation_score"].std(axis=1)
+    epochs = ledger.epochs.reshape(shape).max(axis=1)
     table["epochs"] = epochs
-    table["diverged"] = ~np.isfinite(last["train_loss"]).all(axis=1)
+    if job.monitor is not None:
+        table["best_epoch"] = job.marks[ledger.kept].reshape(shape).max(axis=1)
+    # A trial that was never reached, because the sweep was interrupted before, has NaN but did not diverge.
+    table["diverged"] = (epochs > 0) & ~np.isfinite(final["train_loss"]).all(axis=1)
     return table

@@ -78,22 +78,23 @@ def make_step(
     optimizer: Optimizer,
     objective: str | Objective,
     project: Callable[[Params], Params] | None = None,
-) -> Callable[[State, Int[Array, " batch_size"] | None], tuple[State, None]]:
-    """One update of the parameters, in the form that `lax.scan` takes; without a batch it uses all samples.
+) -> Callable[[State, Int[Array, " batch_size"] | None], tuple[State, Float[Array, ""]]]:
+    """One update of the parameters, in the form that `lax.scan` takes; without a batch it uses all samples. Beside the
+    new state it returns the loss before the update, which costs nothing where it is not used.
 
     The gradient goes through `project` first, if there is one.
     """
 
-    def step(state: State, batch: Int[Array, " batch_size"] | None) -> tuple[State, None]:
+    def step(state: State, batch: Int[Array, " batch_size"] | None) -> tuple[State, Float[Array, ""]]:
         xb, yb, wb = (x, y, hyperparameters.weights)
         if batch is not None:
             xb, yb, wb = take_batch(x, y, hyperparameters.weights, batch)
-        _, gradient = loss_and_grad(
+        value, gradient = loss_and_grad(
             state.params, xb, yb, activation=activation, l2=hyperparameters.l2, weights=wb, objective=objective
         )
         if project is not None:
             gradient = project(gradient)
-        return State(*optimizer.update(gradient, state.optimizer, state.params, hyperparameters)), None
+        return State(*optimizer.update(gradient, state.optimizer, state.params, hyperparameters)), value
 
     return step
 
@@ -156,7 +157,7 @@ def fit(
         return loss(params, x, y, activation=activation, l2=l2, weights=weights, objective=objective)
 
     def stretch(state: State, batches: Batches | None, length: int) -> tuple[State, Float[Array, ""]]:
-        state, _ = jax.lax.scan(step, state, batches, length=length)
+        state, _ = jax.lax.scan(lambda state, batch: (step(state, batch)[0], None), state, batches, length=length)
         return state, full_loss(state.params)
 
     marks = recorded_steps(steps, record_every)
