@@ -66,7 +66,7 @@ REAL: dict[str, Callable[[], Any]] = {
 DATASETS: tuple[str, ...] = (*DRAWN, *REAL)
 
 
-def load(name: str, *, samples: int | None = None, noise: float | None = None, seed: int = 0) -> Dataset:
+def load(name: str, *, samples: int | None = None, noise: float | int | None = None, seed: int = 0) -> Dataset:
     """A data set by name. `load("moons")` is the course's: `make_moons(200, noise=0.2)` after `numpy.random.seed(0)`.
 
     **Arguments:**
@@ -211,7 +211,7 @@ class Split(NamedTuple):
     test: Part
 
 
-def split(X: ArrayLike, y: ArrayLike, *, validation: float = 0.2, test: float = 0.2, seed: int = 0) -> Split:
+def split(X: ArrayLike, y: ArrayLike, *, validation: float = 0.2, test: float | int = 0.2, seed: int = 0) -> Split:
     """Shuffle the samples and split them, every class in the same proportion in every part.
 
     **Arguments:** `validation`, `test`, the shares of these parts; the rest is for training, and test may be 0. A y of

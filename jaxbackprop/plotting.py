@@ -24,7 +24,7 @@ DASHES = ("-", "--", "-.", ":")
 
 
 def grid(
-    rows: int = 1, columns: int = 1, *, width: float = 4.0, height: float = 3.2, share: bool = False
+    rows: int = 1, columns: int = 1, *, width: float | int = 4, height: float | int = 3.2, share: bool = False
 ) -> tuple[Figure, Shaped[np.ndarray, "rows columns"]]:
     """A new figure of `rows` x `columns` Axes, `width` x `height` inches each; with `share` on common scales."""
     figure = Figure(figsize=(columns * width, rows * height), layout="constrained")
@@ -81,7 +81,7 @@ def plot_decision_boundary(
     y: ArrayLike,
     *,
     class_names: Sequence[str] = (),
-    margin: float = 0.4,
+    margin: float | int = 0.4,
     resolution: int = 200,
     ax: Axes | None = None,
 ) -> Axes:

@@ -229,7 +229,7 @@ def test_split_follows_its_seed_and_may_leave_out_the_test_part():
     first, again, other = (split(X, y, seed=s) for s in (1, 1, 2))
     np.testing.assert_array_equal(first.train.X, again.train.X)
     assert not np.array_equal(first.train.X, other.train.X)
-    train, validation, test = split(X, y, validation=0.2, test=0.0)
+    train, validation, test = split(X, y, validation=0.2, test=0)
     assert [len(part.y) for part in (train, validation, test)] == [120, 30, 0]
     scaled = standardize(train.X, validation.X, test.X)
     assert [part.shape for part in scaled] == [(120, 4), (30, 4), (0, 4)]
