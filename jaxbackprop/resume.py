@@ -84,7 +84,11 @@ class Keeper:
 
         **Raises:** `ValueError` if the directory cannot be used, or holds what is damaged or belongs to another sweep.
         """
-        saved = checkpoint.open_checkpoint(self.directory, self.fingerprint)
+        if jax.process_index() == 0:
+            saved = checkpoint.open_checkpoint(self.directory, self.fingerprint)
+        agree(True)  # process 0 has made and cleared the directory when the others look
+        if jax.process_index() > 0:
+            saved = checkpoint.open_checkpoint(self.directory, self.fingerprint)
         if saved is None:
             return new_work(self.job)
         self.step = saved.notes["step"]
