@@ -19,14 +19,7 @@ def main(out: str, options: dict[str, str]) -> None:
     import jaxbackprop as jb
     from jaxbackprop import data, loop
 
-    if "port" in options:
-        jax.distributed.initialize(
-            f"127.0.0.1:{options['port']}",
-            num_processes=2,
-            process_id=int(options["process"]),
-            initialization_timeout=60,
-        )
-    else:
+    if jb.join_hosts() == 1:
         jb.use_all_cores(int(options.get("devices", 1)))
     if "slow" in options:  # so that a kill from outside finds it at work
         advance = loop.advance

@@ -12,11 +12,11 @@ import pytest
 PROGRAM = Path(__file__).parent / "sweep_program.py"
 
 
-def start(out, **options):
+def start(out, environment=None, **options):
     arguments = [f"{key}={value}" for key, value in options.items()]
     return subprocess.Popen(
         [sys.executable, str(PROGRAM), str(out), *arguments],
-        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        env=os.environ | {"JAX_PLATFORMS": "cpu"} | (environment or {}),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -56,7 +56,8 @@ def test_two_processes_give_the_numbers_of_one(tmp_path, one_device):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    both = [start(tmp_path / "two.npz", port=port, process=k) for k in (0, 1)]
+    told = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}", "JAX_NUM_PROCESSES": "2"}
+    both = [start(tmp_path / "two.npz", told | {"JAX_PROCESS_ID": str(k)}) for k in (0, 1)]
     for process in both:
         finish(process)
     assert np.load(tmp_path / "two.npz")["devices"] == 2
