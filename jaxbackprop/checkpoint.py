@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import re
+import secrets
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,7 +27,7 @@ import numpy as np
 from jaxbackprop._checks import check_integer
 
 COMPLETE = re.compile(r"(\d{6,})-step-\d+")
-INCOMPLETE = re.compile(COMPLETE.pattern + r"\.tmp")
+INCOMPLETE = re.compile(COMPLETE.pattern + r"\.[0-9a-f]+\.tmp")
 ARRAYS, RECORD = "arrays", "record.json"
 SLACK = 2**20  # bytes, room for the record and for orbax's own files
 
@@ -58,16 +59,18 @@ def open_checkpoint(directory: str | Path, fingerprint: Mapping[str, str]) -> Sa
     **Raises:** `ValueError` if the directory can't be written or holds other files, and if its checkpoint is damaged or
     belongs to another sweep.
     """
+    if not isinstance(directory, str | os.PathLike) or not str(directory):
+        raise ValueError(f"{_shown(directory)} must be the path of a directory")
     _orbax()
-    path = Path(directory)
-    shown = _shown(path)
+    path, shown = Path(directory), _shown(directory)
     try:
         path.mkdir(parents=True, exist_ok=True)
         if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         names = sorted(entry.name for entry in path.iterdir())
-    except OSError as error:
-        raise ValueError(f"{shown} can't be written: {error.strerror or error}; choose another directory") from error
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise ValueError(f"{shown} can't be written: {why}; choose another directory") from error
     foreign = [name for name in names if not (COMPLETE.fullmatch(name) or INCOMPLETE.fullmatch(name))]
     if foreign:
         more = f" and {len(foreign) - 3} more" if len(foreign) > 3 else ""
@@ -121,7 +124,8 @@ def save_checkpoint(
     stored = {str(i): array for i, array in enumerate(plain.values()) if array.size}
     before = _complete(path)
     whole = path / f"{_number(before[-1]) + 1 if before else 1:06d}-step-{step}"
-    partial = whole.with_name(whole.name + ".tmp")
+    # A name of its own, since orbax's threads go on writing for a moment when Ctrl-C ends a save.
+    partial = whole.with_name(f"{whole.name}.{secrets.token_hex(4)}.tmp")
     try:
         partial.mkdir(parents=True)
         _check_space(path, sum(array.nbytes for array in stored.values()) + SLACK)
@@ -296,5 +300,5 @@ def _reason(error: Exception) -> str:
     return text or type(error).__name__
 
 
-def _shown(directory: str | Path) -> str:
-    return f"checkpoint={str(directory)!r}"
+def _shown(directory: Any) -> str:
+    return f"checkpoint={(str(directory) if isinstance(directory, os.PathLike) else directory)!r}"

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import resource
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -165,7 +166,7 @@ def test_a_value_that_does_not_show_itself_has_no_fingerprint():
 
 def test_other_files_are_refused_and_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("ten years")
-    (tmp_path / "000001-step-1.tmp").mkdir()
+    (tmp_path / "000001-step-1.0a.tmp").mkdir()
     with pytest.raises(ValueError, match=r"holds other files \(thesis\.tex\); choose a new or an empty directory"):
         open_checkpoint(tmp_path, FINGERPRINT)
     assert len(list(tmp_path.iterdir())) == 2
@@ -177,6 +178,18 @@ def test_a_directory_that_can_not_be_written_is_refused(tmp_path):
         with pytest.raises(ValueError, match=r"checkpoint='.*' can't be written: ") as error:
             open_checkpoint(path, FINGERPRINT)
         assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize("directory", [5, True, "", ["runs"]])
+def test_what_is_no_path_is_refused(directory, as_users_run_it):
+    with pytest.raises(ValueError, match="must be the path of a directory") as error:
+        open_checkpoint(directory, FINGERPRINT)
+    assert str(error.value).startswith(f"checkpoint={directory!r} ")
+
+
+def test_a_name_that_no_directory_can_have_is_refused():
+    with pytest.raises(ValueError, match="can't be written: embedded null byte"):
+        open_checkpoint("a\0b", FINGERPRINT)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
@@ -306,18 +319,18 @@ def save_for_ever(directory, returned):
 
 @pytest.mark.slow
 def test_a_kill_at_any_moment_leaves_the_last_checkpoint_or_the_next(tmp_path, start):
-    """Several kills in a row, each process resuming what the one before left."""
+    """Kills and interruptions in a row, each process resuming what the one before left."""
     directory, returned = tmp_path / "runs", tmp_path / "returned"
     returned.touch()
     random = np.random.default_rng(0)
-    for _ in range(20):
+    for i in range(20):
         known = returned.stat().st_size
         process = start(save_for_ever, directory, returned)
         while returned.stat().st_size == known:
             assert process.is_alive()
             time.sleep(0.001)
         time.sleep(random.uniform(0, 0.15))
-        process.kill()
+        os.kill(process.pid, signal.SIGKILL if i % 4 else signal.SIGINT)
         process.join()
         last = int(returned.read_text().split()[-1])
         saved = open_checkpoint(directory, FINGERPRINT)
@@ -328,7 +341,7 @@ def test_a_kill_at_any_moment_leaves_the_last_checkpoint_or_the_next(tmp_path, s
 
 def test_what_a_killed_save_left_is_cleared(tmp_path):
     save_checkpoint(tmp_path, 1, state(1), {}, FINGERPRINT)
-    shutil.copytree(tmp_path / "000001-step-1", tmp_path / "000002-step-2.tmp")
+    shutil.copytree(tmp_path / "000001-step-1", tmp_path / "000002-step-2.0a.tmp")
     assert_same(open_checkpoint(tmp_path, FINGERPRINT).arrays, state(1))
     assert [path.name for path in tmp_path.iterdir()] == ["000001-step-1"]
 
