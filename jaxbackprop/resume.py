@@ -2,6 +2,7 @@
 
 import time
 import warnings
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ class Keeper:
             epochs=[job.marks.tolist(), [list(rung) for rung in job.rungs]],
             options=[job.scheme, sorted(SCHEMES), job.shuffle_seed, job.monitor, [float(s) for s in job.stopping]],
             devices=int(job.mesh.devices.size),
-            jax=jax.__version__,
+            versions=[version("jaxbackprop"), jax.__version__],
         )
         self.step = 0
         self.saved_at = time.monotonic()
@@ -89,6 +90,11 @@ class Keeper:
         agree(True)  # process 0 has made and cleared the directory when the others look
         if jax.process_index() > 0:
             saved = checkpoint.open_checkpoint(self.directory, self.fingerprint)
+        if agree(saved is not None) != (saved is not None):
+            raise ValueError(
+                f"checkpoint={str(self.directory)!r} must be one directory that all processes share: process 0 "
+                f"{'finds none' if saved else 'has one'}, process {jax.process_index()} {'has one' if saved else 'none'}"
+            )
         if saved is None:
             return new_work(self.job)
         self.step = saved.notes["step"]
