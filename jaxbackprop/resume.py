@@ -92,8 +92,8 @@ class Keeper:
             saved = checkpoint.open_checkpoint(self.directory, self.fingerprint)
         if agree(saved is not None) != (saved is not None):
             raise ValueError(
-                f"checkpoint={str(self.directory)!r} must be one directory that all processes share: process 0 "
-                f"{'finds none' if saved else 'has one'}, process {jax.process_index()} {'has one' if saved else 'none'}"
+                f"checkpoint={str(self.directory)!r} must be one directory that all processes share: process 0 and "
+                f"process {jax.process_index()} do not find the same in it"
             )
         if saved is None:
             return new_work(self.job)
