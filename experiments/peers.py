@@ -1,0 +1,236 @@
+"""The programs that `throughput.py` measures this project against, each training the same small networks.
+
+The work has no random numbers: data, initial parameters and learning rates are closed formulas, so that programs in any
+language can do it and compare their losses. Two interleaved half moons of 100 points each; K networks of one hidden
+tanh layer and a softmax output; full-batch gradient descent on the mean cross-entropy plus l2/2 * sum(W^2).
+
+Every peer is a function `peer(task, steps)` that prepares the training and returns a function to run it, which returns
+how long it took and the mean of the networks' final losses.
+"""
+
+import functools
+import importlib.util
+import json
+import shutil
+import subprocess
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.neural_network import MLPClassifier
+
+SAMPLES, L2 = 200, 1e-4
+
+
+class Task(NamedTuple):
+    """Networks to train, features first: x is [2, samples], y is one-hot, a weight is [networks, out, in]."""
+
+    x: np.ndarray
+    y: np.ndarray
+    W1: np.ndarray
+    b1: np.ndarray
+    W2: np.ndarray
+    b2: np.ndarray
+    learning_rates: np.ndarray
+
+
+class Outcome(NamedTuple):
+    """Seconds that a training took, and the mean final loss (NaN where it would not be the same loss)."""
+
+    seconds: float
+    loss: float
+
+
+Run = Callable[[], Outcome]
+Peer = Callable[[Task, int], Run]
+
+
+def make_task(networks: int, hidden: int) -> Task:
+    """The first `networks` networks of `hidden` units."""
+    n = np.arange(SAMPLES)
+    label, t = n % 2, np.pi * n / (SAMPLES - 1)
+    x = np.where(label, [1 - np.cos(t), 0.5 - np.sin(t)], [np.cos(t), np.sin(t)])
+    k, h, two = np.arange(networks)[:, None, None], np.arange(hidden), np.arange(2)
+    arrays = (
+        x,
+        np.stack([1 - label, label]),
+        np.sin(1 + 7 * k + 3 * h[:, None] + two),
+        np.zeros((networks, hidden)),
+        np.cos(2 + 5 * k + 2 * h + two[:, None]),
+        np.zeros((networks, 2)),
+        0.05 + 0.45 * np.arange(networks) / networks,
+    )
+    return Task(*(np.ascontiguousarray(a, np.float32) for a in arrays))
+
+
+def some(task: Task, networks: int) -> Task:
+    """A few networks of a task, evenly spaced, for programs that train one after another."""
+    chosen = np.linspace(0, len(task.b1) - 1, networks).astype(int)
+    return Task(task.x, task.y, *(array[chosen] for array in task[2:]))
+
+
+def clocked(train: Callable[[], Any]) -> Run:
+    """Measure a training that returns final losses."""
+
+    def run() -> Outcome:
+        start = time.perf_counter()
+        losses = jax.block_until_ready(train())
+        return Outcome(time.perf_counter() - start, float(np.mean(losses)))
+
+    return run
+
+
+def numpy_loop(task: Task, steps: int) -> Run:
+    """The course's program: NumPy, samples first, in double precision, one network after another."""
+    X, Y = task.x.T.astype(float), task.y.T.astype(float)
+    N = len(X)
+
+    def train_one(W1: np.ndarray, b1: np.ndarray, W2: np.ndarray, b2: np.ndarray, rate: float) -> float:
+        for step in range(steps + 1):
+            a1 = np.tanh(X @ W1 + b1)
+            z2 = a1 @ W2 + b2
+            exp_scores = np.exp(z2 - z2.max(axis=1, keepdims=True))
+            probs = exp_scores / exp_scores.sum(axis=1, keepdims=True)
+            if step == steps:  # the loss after the last update
+                break
+            delta3 = (probs - Y) / N
+            delta2 = delta3 @ W2.T * (1 - a1**2)
+            dW2, dW1 = a1.T @ delta3 + L2 * W2, X.T @ delta2 + L2 * W1
+            W1, b1 = W1 - rate * dW1, b1 - rate * delta2.sum(axis=0)
+            W2, b2 = W2 - rate * dW2, b2 - rate * delta3.sum(axis=0)
+        return float(-np.log((probs * Y).sum(axis=1)).mean() + L2 / 2 * ((W1**2).sum() + (W2**2).sum()))
+
+    networks = [
+        (W1.T, b1, W2.T, b2, float(rate)) for W1, b1, W2, b2, rate in zip(*_doubled(task[2:]), strict=True)
+    ]  # samples first, a weight is [in, out]
+    return clocked(lambda: [train_one(*network) for network in networks])
+
+
+def _doubled(arrays: tuple[np.ndarray, ...]) -> list[np.ndarray]:
+    return [array.astype(float) for array in arrays]
+
+
+def scikit_learn(task: Task, steps: int) -> Run:
+    """`MLPClassifier`, one network after another. It gives two classes a single logistic output, which is less work and
+    another loss."""
+    X, y = task.x.T, task.y.argmax(axis=0)
+
+    def train() -> float:
+        for k, rate in enumerate(task.learning_rates):
+            network = MLPClassifier(
+                (task.b1.shape[1],),
+                activation="tanh",
+                solver="sgd",
+                alpha=L2 * SAMPLES,  # scikit-learn divides it by the number of samples
+                batch_size=SAMPLES,
+                learning_rate_init=float(rate),
+                max_iter=steps,
+                shuffle=False,
+                random_state=k,
+                tol=0.0,
+                momentum=0.0,
+                nesterovs_momentum=False,
+                n_iter_no_change=steps + 1,
+            )
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ConvergenceWarning)  # all the steps were taken, as they should be
+                network.fit(X, y)
+        return np.nan
+
+    return clocked(train)
+
+
+def vmapped_grad(task: Task, steps: int) -> Run:
+    """`jax.vmap` of `jax.grad`, samples first, jitted, on one CPU device: the JAX program that everyone writes."""
+    X, Y = jnp.asarray(task.x.T), jnp.asarray(task.y.T)
+    params = {
+        "W1": jnp.asarray(task.W1.swapaxes(1, 2)),
+        "b1": jnp.asarray(task.b1),
+        "W2": jnp.asarray(task.W2.swapaxes(1, 2)),
+        "b2": jnp.asarray(task.b2),
+    }
+    rates = jnp.asarray(task.learning_rates)
+
+    def loss(params: dict[str, jax.Array]) -> jax.Array:
+        hidden = jnp.tanh(X @ params["W1"] + params["b1"])
+        logits = hidden @ params["W2"] + params["b2"]
+        cross_entropy = -jnp.mean(jnp.sum(Y * jax.nn.log_softmax(logits), axis=1))
+        return cross_entropy + L2 / 2 * (jnp.sum(params["W1"] ** 2) + jnp.sum(params["W2"] ** 2))
+
+    def train(params: dict[str, jax.Array], rate: jax.Array) -> jax.Array:
+        def step(params: dict[str, jax.Array], _: None) -> tuple[dict[str, jax.Array], None]:
+            return jax.tree.map(lambda p, g: p - rate * g, params, jax.grad(loss)(params)), None
+
+        return loss(lax.scan(step, params, length=steps)[0])
+
+    program = jax.jit(jax.vmap(train))
+    return clocked(lambda: program(params, rates))
+
+
+def torch_is_there() -> bool:
+    """Whether `vmapped_torch` can run."""
+    return importlib.util.find_spec("torch") is not None
+
+
+def vmapped_torch(task: Task, steps: int) -> Run:
+    """`torch.func.vmap` of `torch.func.grad`, samples first, on all cores."""
+    import torch
+
+    X, y = torch.tensor(task.x.T.copy()), torch.tensor(task.y.argmax(axis=0))
+    arrays = (task.W1.swapaxes(1, 2), task.b1, task.W2.swapaxes(1, 2), task.b2)
+    start = tuple(torch.tensor(array.copy()) for array in arrays)
+    rates = torch.tensor(task.learning_rates)
+
+    def loss(W1: Any, b1: Any, W2: Any, b2: Any) -> Any:
+        logits = torch.tanh(X @ W1 + b1) @ W2 + b2
+        return torch.nn.functional.cross_entropy(logits, y) + L2 / 2 * ((W1**2).sum() + (W2**2).sum())
+
+    gradient = torch.func.vmap(torch.func.grad(loss, argnums=(0, 1, 2, 3)))
+
+    def train() -> Any:
+        params = start
+        with torch.no_grad():
+            for _ in range(steps):
+                pairs = zip(params, gradient(*params), strict=True)
+                params = tuple(p - rates.reshape(-1, *[1] * (p.ndim - 1)) * g for p, g in pairs)
+            return torch.func.vmap(loss)(*params).numpy()
+
+    return clocked(train)
+
+
+def c_program(source: Path, directory: Path) -> Peer | None:
+    """The same work written in C, as a peer: `source` is compiled with `-DH=<hidden units>` into `directory`, and run
+    with the number of networks and of steps; it prints its seconds and its mean final loss as JSON. None without gcc.
+
+    **Raises:** `ValueError` if there is no such file.
+    """
+    if not source.is_file():
+        raise ValueError(f"ceiling={source} is not a file")
+    if shutil.which("gcc") is None:
+        return None
+
+    @functools.cache
+    def compiled(hidden: int) -> Path:
+        binary = directory / f"ceiling_{hidden}"
+        options = ["-Ofast", "-march=native", "-fopenmp", f"-DH={hidden}"]
+        subprocess.run(["gcc", *options, str(source), "-o", str(binary), "-lm"], check=True)
+        return binary
+
+    def peer(task: Task, steps: int) -> Run:
+        networks, hidden = task.b1.shape
+
+        def run() -> Outcome:
+            command = [str(compiled(hidden)), str(networks), str(steps)]
+            said = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+            return Outcome(said["seconds"], said["mean_final_loss"])
+
+        return run
+
+    return peer
