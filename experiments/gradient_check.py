@@ -1,7 +1,7 @@
 """Part 1d: are the gradients right that were worked out by hand?
 
 Every derivative that the document names, from dz/dW to dL/db, is compared with autodiff and with finite differences: in
-the document's own network of two layers of weights and in deeper ones, with every activation, in float64 and float32.
+the document's own network of two layers of weights and in one of five, with every activation, in float64 and float32.
 Exits with 1 if one of them is off by more than its tolerance.
 """
 
@@ -85,7 +85,7 @@ def summary(table: pd.DataFrame, by: list[str]) -> pd.DataFrame:
 
 
 def main(
-    out: Path = Path("results"), layers: tuple[int, ...] = (2, 3, 5), samples: int = 8, seed: int = 0
+    out: Path = Path("results"), layers: tuple[int, ...] = (2, 5), samples: int = 8, seed: int = 0
 ) -> pd.DataFrame:
     """Compare every hand-derived derivative with autodiff and with finite differences.
 

@@ -73,7 +73,7 @@ def finite_difference_jacobian(function: Callable[[PyTree], Array], point: PyTre
         p, unravel = ravel_pytree(jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), point))
         h = jnp.diag(STEP * jnp.maximum(1, jnp.abs(p)))
         moved = jnp.stack([p + h, p - h])
-        ahead, behind = jax.vmap(jax.vmap(lambda q: function(unravel(q))))(moved)
+        ahead, behind = jax.jit(jax.vmap(jax.vmap(lambda q: function(unravel(q)))))(moved)
         run = jnp.diagonal(moved[0] - moved[1])  # what rounding p + h and p - h has left of 2h
         slopes = (ahead - behind).reshape(p.size, -1) / run[:, None]
         rows = jax.vmap(unravel, in_axes=1)(slopes)  # one for each entry of the function's value
@@ -81,8 +81,8 @@ def finite_difference_jacobian(function: Callable[[PyTree], Array], point: PyTre
 
 
 def witnesses(function: Callable[[PyTree], Array], point: PyTree) -> tuple[PyTree, PyTree]:
-    """The Jacobian of `function` by autodiff and by finite differences."""
-    return jax.jacobian(function)(point), finite_difference_jacobian(function, point)
+    """The Jacobian of `function` by autodiff and by finite differences, compiled as one program."""
+    return jax.jit(lambda point: (jax.jacobian(function)(point), finite_difference_jacobian(function, point)))(point)
 
 
 @jax.tree_util.register_dataclass
