@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import tyro
@@ -37,9 +38,9 @@ def main(out: Path = Path("results"), points: int = 1201, reach: float = 6.0) ->
     for k, (name, activation) in enumerate(ACTIVATIONS.items()):
         z = np.union1d(np.linspace(-reach, reach, points), activation.kinks)
         with float64():
-            value = np.asarray(activation.value(z))
-            by_hand = np.asarray(activation.derivative(jax.numpy.asarray(z)))
-            autodiff = np.asarray(jax.vmap(jax.grad(activation.value))(z))
+            value = np.asarray(activation.value(jnp.asarray(z)))
+            by_hand = np.asarray(activation.derivative(jnp.asarray(z)))
+            autodiff = np.asarray(jax.vmap(jax.grad(activation.value))(jnp.asarray(z)))
         difference = by_hand - autodiff
         worst = np.abs(difference).argmax()
         at_kinks = ", ".join(f"f'({kink:g}) = {by_hand[z == kink].item():g}" for kink in activation.kinks)

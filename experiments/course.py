@@ -63,7 +63,7 @@ def rounded_otherwise(params: Params, starts: int) -> Params:
 def train(activation: str, start: Params, passes: int) -> tuple[Params, np.ndarray]:
     """The trained parameters, and the loss of each iteration, as the course prints it; both for every start."""
     moons = load("moons")
-    x, y, samples = features_first(moons.X), encode(moons.y).y, len(moons.y)
+    x, y, samples = jnp.asarray(features_first(moons.X)), jnp.asarray(encode(moons.y).y), len(moons.y)
     run = functools.partial(
         fit, x=x, y=y, hyperparameters=Hyperparameters(STEP * samples, l2=L2 / samples), activation=activation
     )
@@ -84,8 +84,8 @@ def draw(table: pd.DataFrame, networks: dict[str, Params]) -> Figure:
     figure = Figure(figsize=(12, 7), layout="constrained")
     axes = figure.subplot_mosaic([[name for name in ACTIVATIONS for _ in "12"], ["loss"] * 3 + ["cycle"] * 3])
     for name, params in networks.items():
-        predict = functools.partial(forward, params, activation=name)
-        plot_decision_boundary(lambda x, predict=predict: predict(x).activations[-1], moons.X, moons.y, ax=axes[name])
+        predict = functools.partial(forward, jax.tree.map(jnp.asarray, params), activation=name)
+        plot_decision_boundary(lambda x, f=predict: f(jnp.asarray(x)).activations[-1], moons.X, moons.y, ax=axes[name])
         axes[name].set(title=f"{name}, 3 hidden units", xlabel="x1", ylabel="x2")
 
     coarse = table[table.index % 50 == 0]

@@ -10,7 +10,9 @@ from jaxbackprop import network as _network
 from jaxbackprop.activations import ACTIVATIONS as ACTIVATIONS
 from jaxbackprop.activations import Activation as Activation
 from jaxbackprop.devices import compiler_options as compiler_options
+from jaxbackprop.devices import join_hosts as join_hosts
 from jaxbackprop.devices import use_all_cores as use_all_cores
+from jaxbackprop.devices import use_compilation_cache as use_compilation_cache
 from jaxbackprop.network import Layer as Layer
 from jaxbackprop.network import Params as Params
 from jaxbackprop.network import init_params as init_params

@@ -1,18 +1,20 @@
-"""Checkpoints: the state of a long sweep on disk, complete and verified, or refused with the reason.
+"""Checkpoints: the state of a long sweep on disk, whole and verified, or refused with the reason.
 
-A directory holds one checkpoint, written by orbax under another name and renamed when it is complete:
+A directory holds one checkpoint, written under another name and renamed when it is whole:
 
-    runs/a/000007-step-1200/arrays/   the arrays, each under its place in the record
-    runs/a/000007-step-1200/record/   JSON: the notes, the fingerprint, and every array's name, dtype, shape and SHA-256
+    runs/a/000007-step-1200/arrays/       the arrays, as orbax writes them, each named by its place in the record
+    runs/a/000007-step-1200/record.json   the notes, the fingerprint, and the SHA-256 of every file of the arrays
 
-Only data are read, as JSON and as bytes: nothing is unpickled or run.
+All is verified before it is used, and only numbers and JSON are read: nothing is unpickled or run.
 """
 
+import errno
 import hashlib
 import json
+import os
 import re
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,8 +24,12 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from jaxbackprop._checks import check_integer
+
 COMPLETE = re.compile(r"(\d{6,})-step-\d+")
-INCOMPLETE = re.compile(COMPLETE.pattern + r"\.orbax-checkpoint-tmp.*")
+INCOMPLETE = re.compile(COMPLETE.pattern + r"\.[0-9a-f]+\.tmp")
+ARRAYS, RECORD = "arrays", "record.json"
+SLACK = 2**20  # bytes, room for the record and for orbax's own files
 
 
 class Saved(NamedTuple):
@@ -53,23 +59,26 @@ def open_checkpoint(directory: str | Path, fingerprint: Mapping[str, str]) -> Sa
     **Raises:** `ValueError` if the directory can't be written or holds other files, and if its checkpoint is damaged or
     belongs to another sweep.
     """
+    if not isinstance(directory, str | os.PathLike) or not str(directory):
+        raise ValueError(f"{_shown(directory)} must be the path of a directory")
     _orbax()
-    path = Path(directory)
-    shown = _shown(path)
+    path, shown = Path(directory), _shown(directory)
     try:
         path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path) as probe:
-            probe.write(b"0")
+        if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         names = sorted(entry.name for entry in path.iterdir())
-    except OSError as error:
-        raise ValueError(f"{shown} can't be written: {error.strerror or error}; choose another directory") from error
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise ValueError(f"{shown} can't be written: {why}; choose another directory") from error
     foreign = [name for name in names if not (COMPLETE.fullmatch(name) or INCOMPLETE.fullmatch(name))]
     if foreign:
         more = f" and {len(foreign) - 3} more" if len(foreign) > 3 else ""
         raise ValueError(
             f"{shown} holds other files ({', '.join(foreign[:3])}{more}); choose a new or an empty directory"
         )
-    _clear_incomplete(path)
+    if jax.process_index() == 0:
+        _clear_incomplete(path)
     complete = _complete(path)
     return _read(complete[-1], shown, fingerprint) if complete else None
 
@@ -83,9 +92,11 @@ def save_checkpoint(
 ) -> None:
     """Write a checkpoint, then remove the one before it; a kill at any moment leaves one of the two, complete.
 
+    Among several processes process 0 alone may call this; it waits for none of the others.
+
     **Arguments:**
     - `directory`: one that `open_checkpoint` has accepted.
-    - `step`: how far the sweep is, for those who list the directory.
+    - `step`: how far the sweep is, for people who list the directory.
     - `arrays`: numbers or truth values, of any shape.
     - `notes`: anything else, as JSON.
     - `fingerprint`: of the sweep, see `fingerprint_of`.
@@ -94,12 +105,15 @@ def save_checkpoint(
     `ValueError` for arrays and notes that it can't hold.
     """
     ocp = _orbax()
+    step = check_integer("step", step, 0)
+    if jax.process_index() != 0:  # orbax would write nothing, and not say so
+        raise ValueError(f"process {jax.process_index()} can't save a checkpoint, process 0 must")
     path = Path(directory).absolute()
     plain = {name: _plain(name, array) for name, array in arrays.items()}
     content = {
         "step": step,
         "fingerprint": dict(fingerprint),
-        "arrays": [_described(name, array) for name, array in plain.items()],
+        "arrays": [{"name": name, "dtype": x.dtype.name, "shape": x.shape} for name, x in plain.items()],
         "notes": dict(notes),
     }
     try:
@@ -109,19 +123,27 @@ def save_checkpoint(
     # orbax has no arrays of size zero: those are in the record alone.
     stored = {str(i): array for i, array in enumerate(plain.values()) if array.size}
     before = _complete(path)
-    number = _number(before[-1]) + 1 if before else 1
+    whole = path / f"{_number(before[-1]) + 1 if before else 1:06d}-step-{step}"
+    # A name of its own, since orbax's threads go on writing for a moment when Ctrl-C ends a save.
+    partial = whole.with_name(f"{whole.name}.{secrets.token_hex(4)}.tmp")
     try:
-        with _checkpointer(ocp) as checkpointer:
-            checkpointer.save(
-                path / f"{number:06d}-step-{step}",
-                args=ocp.args.Composite(
-                    record=ocp.args.JsonSave({"content": content, "sha256": _record_hash(content)}),
-                    **({"arrays": ocp.args.PyTreeSave(stored)} if stored else {}),
-                ),
-            )
+        partial.mkdir(parents=True)
+        _check_space(path, sum(array.nbytes for array in stored.values()) + SLACK)
+        if stored:
+            with _checkpointer(ocp) as checkpointer:
+                checkpointer.save(partial / ARRAYS, args=ocp.args.PyTreeSave(stored))
+        content["files"] = _hashes(partial)
+        with open(partial / RECORD, "w") as file:
+            json.dump({"content": content, "sha256": _hash_json(content)}, file)
+            file.flush()
+            os.fsync(file.fileno())  # as orbax does with the arrays
+        partial.rename(whole)
     except Exception as error:
+        code = _os_error(error)
+        why = os.strerror(code) if code else _reason(error)
         kept = "the checkpoint before it is intact" if before else "there was none before it"
-        raise OSError(f"{_shown(directory)}: step {step} could not be saved ({_reason(error)}); {kept}") from error
+        message = f"{_shown(directory)}: step {step} can't be saved: {why}; {kept}"
+        raise (OSError(code, message) if code else OSError(message)) from error
     finally:
         _clear_incomplete(path)
     for old in before:
@@ -129,30 +151,31 @@ def save_checkpoint(
 
 
 def _read(path: Path, shown: str, fingerprint: Mapping[str, str]) -> Saved:
-    """The checkpoint at `path`, if it is this sweep's and every bit of it is as it was saved."""
+    """The checkpoint at `path`, if it is this sweep's and every byte of it is as it was saved."""
     ocp = _orbax()
-    with _refused_if_damaged(path, shown), _checkpointer(ocp) as checkpointer:
-        args = ocp.args.Composite(record=ocp.args.JsonRestore())
-        record = checkpointer.restore(path.absolute(), args=args)["record"]
-        content = record["content"]
-        if record["sha256"] != _record_hash(content):
-            raise ValueError("its record is not what was saved")
+    with _refused_if_damaged(path, shown):
+        record = json.loads((path / RECORD).read_bytes())
+        if record["sha256"] != _hash_json(record["content"]):
+            raise ValueError(f"{RECORD} is not as it was saved")
+    content = record["content"]
     _check_fingerprint(shown, content["fingerprint"], fingerprint)
-    described = content["arrays"]
-    with _refused_if_damaged(path, shown), _checkpointer(ocp) as checkpointer:
-        wanted = [str(i) for i, array in enumerate(described) if 0 not in array["shape"]]
-        restored: Mapping[str, Any] = {}
+    with _refused_if_damaged(path, shown):
+        found = _hashes(path)
+        del found[RECORD]
+        for name in sorted({**content["files"], **found}):
+            if content["files"].get(name) != found.get(name):
+                raise ValueError(f"{name} is {'not as it was saved' if name in found else 'missing'}")
+        arrays = [np.zeros(about["shape"], about["dtype"]) for about in content["arrays"]]
+        wanted = {str(i): ocp.RestoreArgs(restore_type=np.ndarray) for i, array in enumerate(arrays) if array.size}
         if wanted:
-            as_numpy = {key: ocp.RestoreArgs(restore_type=np.ndarray) for key in wanted}
-            args = ocp.args.Composite(arrays=ocp.args.PyTreeRestore(dict.fromkeys(wanted, 0), restore_args=as_numpy))
-            restored = checkpointer.restore(path.absolute(), args=args)["arrays"]
-        arrays = {}
-        for i, about in enumerate(described):
-            array = np.zeros(about["shape"], about["dtype"]) if 0 in about["shape"] else np.asarray(restored[str(i)])
-            if _described(about["name"], array) != about:
-                raise ValueError(f"its array {about['name']!r} is not what was saved")
-            arrays[about["name"]] = array
-    return Saved(arrays, content["notes"])
+            with _checkpointer(ocp) as checkpointer:
+                # A tree to fill, and of NumPy arrays: through JAX's, 64 bits would become 32.
+                args = ocp.args.PyTreeRestore(dict.fromkeys(wanted, 0), restore_args=wanted)
+                for key, array in checkpointer.restore(path.absolute() / ARRAYS, args=args).items():
+                    arrays[int(key)] = np.asarray(array)
+    return Saved(
+        {about["name"]: array for about, array in zip(content["arrays"], arrays, strict=True)}, content["notes"]
+    )
 
 
 def _orbax() -> ModuleType:
@@ -170,17 +193,14 @@ def _checkpointer(ocp: ModuleType) -> Any:
     alone = ocp.options.MultiprocessingOptions(
         primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"jaxbackprop{me}"
     )
-    handler = ocp.CompositeCheckpointHandler(
-        composite_options=ocp.CompositeOptions(multiprocessing_options=alone),
-        arrays=ocp.PyTreeCheckpointHandler(multiprocessing_options=alone),
-        record=ocp.JsonCheckpointHandler(multiprocessing_options=alone),
-    )
+    # Trained parameters hardly compress: a tenth of the space would cost twice the time.
+    handler = ocp.PyTreeCheckpointHandler(use_compression=False, multiprocessing_options=alone)
     return ocp.Checkpointer(handler, multiprocessing_options=alone)
 
 
 @contextmanager
 def _refused_if_damaged(path: Path, shown: str) -> Iterator[None]:
-    """A file may be short, missing or altered in any place, and orbax fails in as many ways: all mean the same here."""
+    """A file may be short, missing or altered anywhere, and reading fails in as many ways: all mean the same here."""
     try:
         yield
     except Exception as error:
@@ -202,7 +222,7 @@ def _check_fingerprint(shown: str, stored: Mapping[str, str], fingerprint: Mappi
 
 def _complete(path: Path) -> list[Path]:
     """The complete checkpoints, the newest last: two if a save was killed before it removed the one before."""
-    return sorted((entry for entry in path.iterdir() if COMPLETE.fullmatch(entry.name)), key=_number)
+    return sorted((entry for entry in path.glob("*") if COMPLETE.fullmatch(entry.name)), key=_number)
 
 
 def _number(path: Path) -> int:
@@ -211,9 +231,21 @@ def _number(path: Path) -> int:
 
 
 def _clear_incomplete(path: Path) -> None:
-    for entry in path.iterdir():
+    for entry in path.glob("*"):
         if INCOMPLETE.fullmatch(entry.name):
             shutil.rmtree(entry, ignore_errors=True)
+
+
+def _check_space(path: Path, needed: int) -> None:
+    """A full disk is noticed before the first byte, where it can be: orbax's threads fail noisily."""
+    if shutil.disk_usage(path).free < needed:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _os_error(error: Exception) -> int | None:
+    """The operating system's number of what went wrong, which tensorstore has in its text alone."""
+    told = re.search(r"os_error_code='(\d+)'", str(error))
+    return int(told[1]) if told else getattr(error, "errno", None)
 
 
 def _plain(name: str, array: Any) -> np.ndarray:
@@ -225,15 +257,21 @@ def _plain(name: str, array: Any) -> np.ndarray:
     return np.asarray(array, dtype=array.dtype.newbyteorder("="), order="C")
 
 
-def _described(name: str, array: np.ndarray) -> dict[str, Any]:
-    return {"name": name, "dtype": array.dtype.name, "shape": list(array.shape), "sha256": _array_hash(array)}
+def _hashes(path: Path) -> dict[str, str]:
+    """The SHA-256 of every file below `path`."""
+    hashes = {}
+    for file in path.rglob("*"):
+        if file.is_file():
+            with open(file, "rb") as stream:
+                hashes[file.relative_to(path).as_posix()] = hashlib.file_digest(stream, "sha256").hexdigest()
+    return hashes
 
 
-def _array_hash(array: np.ndarray) -> str:
+def _hash_array(array: np.ndarray) -> str:
     return hashlib.sha256(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data).hexdigest()
 
 
-def _record_hash(content: Any) -> str:
+def _hash_json(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -248,7 +286,7 @@ def _canonical(name: str, value: Any) -> str:
     if hasattr(value, "__array__"):
         array = np.asarray(value)
         # An array of objects holds addresses: what they point to is what counts.
-        data = _canonical(name, array.tolist()) if array.dtype.hasobject else _array_hash(array)
+        data = _canonical(name, array.tolist()) if array.dtype.hasobject else _hash_array(array)
         return f"array({array.dtype.str},{array.shape},{data})"
     text = repr(value)
     if " at 0x" in text:
@@ -257,9 +295,10 @@ def _canonical(name: str, value: Any) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """The first line of an error, since those of tensorstore run to pages."""
-    return (str(error) or type(error).__name__).splitlines()[0][:300]
+    """What an error says, without the pages of state that tensorstore adds."""
+    text = str(error).partition(" [tensorstore_spec=")[0].partition("\n")[0]
+    return text or type(error).__name__
 
 
-def _shown(directory: str | Path) -> str:
-    return f"checkpoint={str(directory)!r}"
+def _shown(directory: Any) -> str:
+    return f"checkpoint={(str(directory) if isinstance(directory, os.PathLike) else directory)!r}"

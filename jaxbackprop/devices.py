@@ -1,6 +1,7 @@
 """The processors that a program may use."""
 
 import os
+from pathlib import Path
 
 import jax
 
@@ -34,3 +35,49 @@ def use_all_cores(cores: int | None = None) -> int:
                 "call use_all_cores() before the first JAX computation"
             ) from error
     return wanted
+
+
+def use_compilation_cache(directory: str | Path) -> Path:
+    """Keep compiled programs in a directory, so that a later process with the same shapes does not compile them again.
+    Scripts call it first.
+
+    **Returns:** the directory, which is made if need be.
+
+    **Raises:** `ValueError` if it cannot be made.
+    """
+    path = Path(directory).expanduser().absolute()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"directory={str(directory)!r} can't be made: {error.strerror or error}") from error
+    jax.config.update("jax_compilation_cache_dir", str(path))
+    # By default JAX keeps only what took a second to compile; a sweep has many programs that take less.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+    return path
+
+
+def join_hosts() -> int:
+    """Join the processes that a launcher which JAX knows (Slurm, Open MPI, Kubernetes, a TPU pod) has started together,
+    or that JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID tell of; alone, do nothing. Scripts call it
+    first. A sweep then spreads over the devices of all processes and ends with the same result in each.
+
+    **Returns:** the number of processes.
+
+    **Raises:** `RuntimeError` if JAX has already started its devices.
+    """
+    described = "JAX_COORDINATOR_ADDRESS" in os.environ
+    try:
+        if described:
+            jax.distributed.initialize(
+                os.environ["JAX_COORDINATOR_ADDRESS"],
+                int(os.environ["JAX_NUM_PROCESSES"]),
+                int(os.environ["JAX_PROCESS_ID"]),
+            )
+        else:
+            jax.distributed.initialize()
+    except ValueError as error:
+        if described or "coordinator_address should be defined" not in str(error):
+            raise
+        return 1
+    return jax.process_count()

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from jaxbackprop._checks import check_integer, choose
@@ -63,13 +64,18 @@ def init_params(
     """
     sizes = check_sizes(sizes)
     choose("scheme", scheme, SCHEMES)
+    fan_outs = np.array(sizes[1:])
+    # All layers are drawn at once, as wide as the widest: random bits compile slowly, and one draw compiles only once.
+    layers = np.repeat(np.arange(len(fan_outs)), fan_outs)
+    first_rows = np.cumsum(fan_outs) - fan_outs
+    rows = np.arange(len(layers)) - first_rows[layers]
+    standard = standard_rows(key, jnp.asarray(layers), jnp.asarray(rows), max(sizes[:-1]), scheme=scheme, dtype=dtype)
     return tuple(
         Layer(
-            weight=standard_rows(key, l, jnp.arange(fan_out), fan_in, scheme=scheme, dtype=dtype)
-            * scale(scheme, fan_in, fan_out),
-            bias=jnp.zeros(fan_out, jax.dtypes.canonicalize_dtype(dtype)),
+            weight=standard[start : start + fan_out, :fan_in] * scale(scheme, fan_in, fan_out),
+            bias=jnp.zeros(fan_out, standard.dtype),
         )
-        for l, (fan_in, fan_out) in enumerate(pairwise(sizes))
+        for start, (fan_in, fan_out) in zip(first_rows.tolist(), pairwise(sizes), strict=True)
     )
 
 
@@ -80,24 +86,28 @@ def scale(scheme: str, fan_in: int, fan_out: int) -> float:
 
 def standard_rows(
     key: Key[Array, ""],
-    l: int | Int[Array, ""],
+    layers: Int[Array, " rows"],
     rows: Int[Array, " rows"],
     columns: int,
     *,
     scheme: str,
     dtype: jax.typing.DTypeLike,
 ) -> Float[Array, "rows columns"]:
-    """Some rows of layer l's weight matrix, before they are scaled: mean 0, variance 1.
+    """Some rows of the weight matrices of some layers, before they are scaled: mean 0, variance 1.
 
     Each row is drawn from a key of its own, element by element, so that a narrower draw is the left part of a wider
     one: a network padded with further units starts exactly as the network itself.
     """
     dtype = jax.dtypes.canonicalize_dtype(dtype)
-    keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.fold_in(key, l), i))(rows)
-    if SCHEMES[scheme][0] == "normal":
-        return jax.vmap(lambda k: jax.random.normal(k, (columns,), dtype))(keys)
     bound = 3**0.5  # the uniform distribution on [-sqrt(3), sqrt(3)] has variance 1
-    return jax.vmap(lambda k: jax.random.uniform(k, (columns,), dtype, -bound, bound))(keys)
+
+    def draw(l: Int[Array, ""], row: Int[Array, ""]) -> Float[Array, " columns"]:
+        own = jax.random.fold_in(jax.random.fold_in(key, l), row)
+        if SCHEMES[scheme][0] == "normal":
+            return jax.random.normal(own, (columns,), dtype)
+        return jax.random.uniform(own, (columns,), dtype, -bound, bound)
+
+    return jax.vmap(draw)(layers, rows)
 
 
 def affine(layer: Layer, a: Float[Array, "in samples"]) -> Float[Array, "out samples"]:

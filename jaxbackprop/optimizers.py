@@ -13,7 +13,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
-from jaxbackprop._checks import check_integer, check_real, choose, is_concrete
+from jaxbackprop._checks import check_finite, check_integer, check_real, choose, is_concrete
 from jaxbackprop.network import Params
 
 
@@ -37,15 +37,25 @@ class Hyperparameters(NamedTuple):
 
 
 def check_hyperparameters(hyperparameters: Hyperparameters) -> None:
-    """Refuse a value out of range; values that are traced, or stacked for vmap, are left to their caller."""
+    """Refuse a value out of range; one that is traced, as under vmap, is left to its caller."""
     if not isinstance(hyperparameters, Hyperparameters):
         raise ValueError(f"hyperparameters must be a Hyperparameters, got {type(hyperparameters).__name__}")
     for name in ("learning_rate", "l2", "momentum", "weight_decay"):
         value = getattr(hyperparameters, name)
         if is_concrete(value):
-            check_real(name, np.asarray(value).item(), 0, exclusive=name == "learning_rate")
+            check_real(name, _as_python(value), 0, exclusive=name == "learning_rate")
     if is_concrete(hyperparameters.seed):
-        check_integer("seed", int(hyperparameters.seed), 0)
+        check_integer("seed", _as_python(hyperparameters.seed), 0)
+    weights = hyperparameters.weights
+    if weights is not None and is_concrete(weights):
+        check_finite("weights", weights)
+        if (np.asarray(weights) < 0).any():
+            raise ValueError(f"weights must not be negative, the least is {np.min(weights):g}; 0 leaves a sample out")
+
+
+def _as_python(value: Any) -> Any:
+    """A number of Python from an array that holds one; anything else stays what it is, for the checks to refuse."""
+    return np.asarray(value).item() if np.ndim(value) == 0 else value
 
 
 @dataclass(frozen=True)

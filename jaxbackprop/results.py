@@ -1,8 +1,9 @@
 """What a sweep hands back: a table, the parameters of every trial, the course of every training."""
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, SupportsIndex
 
 import jax
 import numpy as np
@@ -44,7 +45,7 @@ class SweepResult:
     _stacked: Sequence[Params]  # of each program, [networks, …], padded
     _place: Int[np.ndarray, "trials splits 2"]  # program and position in it
 
-    def params(self, trial: int, split: int = 0) -> Params:
+    def params(self, trial: SupportsIndex, split: SupportsIndex = 0) -> Params:
         """The trained parameters of one trial, without padding, as NumPy arrays.
 
         **Raises:** `ValueError` if there is no such trial or split.
@@ -70,19 +71,21 @@ class SweepResult:
         losses = self.table[f"{part}_loss"].where(~self.table["diverged"] & self.finished, np.inf)
         return int(np.argmin(losses.fillna(np.inf)))
 
-    def predict_proba(self, trial: int, X: Any, split: int = 0) -> Float[np.ndarray, "samples classes"]:
+    def predict_proba(
+        self, trial: SupportsIndex, X: Any, split: SupportsIndex = 0
+    ) -> Float[np.ndarray, "samples classes"]:
         """y-hat of one trial for X (n_samples, n_features); for the objective "squared" the predicted numbers."""
         x = features_first(X)
         params = self.params(trial, split)
         y_hat = forward(
             jax.tree.map(jax.numpy.asarray, params),
             jax.numpy.asarray(x, params[0].weight.dtype),
-            activation=self.trials[trial].activation,
+            activation=self.trials[operator.index(trial)].activation,
             objective=get_objective(self.objective),
         ).activations[-1]
         return np.asarray(y_hat).T
 
-    def predict(self, trial: int, X: Any, split: int = 0) -> Shaped[np.ndarray, "samples ..."]:
+    def predict(self, trial: SupportsIndex, X: Any, split: SupportsIndex = 0) -> Shaped[np.ndarray, "samples ..."]:
         """The labels that one trial predicts for X; 0 or 1 a label for "sigmoid", numbers for "squared"."""
         y_hat = self.predict_proba(trial, X, split)
         if self.objective == "softmax":

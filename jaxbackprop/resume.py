@@ -2,6 +2,7 @@
 
 import time
 import warnings
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ class Keeper:
             epochs=[job.marks.tolist(), [list(rung) for rung in job.rungs]],
             options=[job.scheme, sorted(SCHEMES), job.shuffle_seed, job.monitor, [float(s) for s in job.stopping]],
             devices=int(job.mesh.devices.size),
-            jax=jax.__version__,
+            versions=[version("jaxbackprop"), jax.__version__],
         )
         self.step = 0
         self.saved_at = time.monotonic()
@@ -84,7 +85,16 @@ class Keeper:
 
         **Raises:** `ValueError` if the directory cannot be used, or holds what is damaged or belongs to another sweep.
         """
-        saved = checkpoint.open_checkpoint(self.directory, self.fingerprint)
+        if jax.process_index() == 0:
+            saved = checkpoint.open_checkpoint(self.directory, self.fingerprint)
+        agree(True)  # process 0 has made and cleared the directory when the others look
+        if jax.process_index() > 0:
+            saved = checkpoint.open_checkpoint(self.directory, self.fingerprint)
+        if agree(saved is not None) != (saved is not None):
+            raise ValueError(
+                f"checkpoint={str(self.directory)!r} must be one directory that all processes share: process 0 and "
+                f"process {jax.process_index()} do not find the same in it"
+            )
         if saved is None:
             return new_work(self.job)
         self.step = saved.notes["step"]

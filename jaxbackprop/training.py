@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from jaxbackprop._checks import check_finite, check_integer, is_concrete
@@ -55,6 +56,16 @@ def batch_order(key: Key[Array, ""], samples: int, batch_size: int, steps: int) 
     order = jax.vmap(lambda k: jax.random.permutation(k, samples))(keys)
     padded = jnp.pad(order, ((0, 0), (0, batches * batch_size - samples)), constant_values=-1)
     return padded.reshape(epochs * batches, batch_size)[:steps]
+
+
+def check_batches(batches: Batches, steps: int, samples: int) -> None:
+    """Refuse an order that does not fit the steps, or names samples that are not there."""
+    if batches.ndim != 2 or batches.shape[0] != steps or batches.size == 0:
+        raise ValueError(f"batches must be [steps, batch_size] with steps={steps}, got shape {batches.shape}")
+    if not jnp.issubdtype(batches.dtype, jnp.integer):
+        raise ValueError(f"batches must hold the numbers of samples, got {batches.dtype}")
+    if is_concrete(batches) and np.max(batches) >= samples:
+        raise ValueError(f"batches names sample {np.max(batches)}, but x has {samples}, numbered from 0")
 
 
 def take_batch(
@@ -135,8 +146,8 @@ def fit(
     if record_every is not None:
         record_every = check_integer("record_every", record_every, 1)
     x, y = jnp.asarray(x), jnp.asarray(y)
-    check_targets(params, x, y, hyperparameters.weights)
     check_hyperparameters(hyperparameters)
+    check_targets(params, x, y, hyperparameters.weights)
     for argument, array in (("x", x), ("y", y)):
         if is_concrete(array):
             check_finite(argument, array)
@@ -147,8 +158,11 @@ def fit(
         if batch_size > x.shape[1]:
             raise ValueError(f"batch_size={batch_size} is larger than the data, which has {x.shape[1]} samples")
         batches = batch_order(jax.random.key(hyperparameters.seed), x.shape[1], batch_size, steps)
-    elif batches is not None and batches.shape[0] != steps:
-        raise ValueError(f"batches has {batches.shape[0]} rows, one a step, but steps={steps}")
+    elif batches is not None:
+        check_batches(batches, steps, x.shape[1])
+    dtype, weights = params[0].weight.dtype, hyperparameters.weights  # training has the precision of its parameters
+    x, y = x.astype(dtype), y.astype(dtype)
+    hyperparameters = hyperparameters._replace(weights=None if weights is None else jnp.asarray(weights, dtype))
 
     step = make_step(x, y, hyperparameters, activation=activation, optimizer=optimizer, objective=objective)
 

@@ -11,6 +11,9 @@ from jaxbackprop import Layer
 
 ALPHA, SCALE = 1.6732632423543772, 1.0507009873554805
 
+# For programs that are run a few times: the compiler's optimisations would take longer than they save.
+QUICKLY = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+
 
 def gelu_slope(z):
     return ndtr(z) + z * np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi)

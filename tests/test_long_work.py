@@ -1,0 +1,242 @@
+"""Early stopping, successive halving, Ctrl-C, and resuming after a kill."""
+
+import itertools
+import os
+import signal
+import threading
+import time
+
+import jax
+import numpy as np
+import pytest
+from test_devices import assert_same, finish, start
+
+import jaxbackprop as jb
+from jaxbackprop import data
+from jaxbackprop.halving import schedule, survivors
+
+MOONS = data.load("moons", samples=60)
+HELD_OUT = data.load("moons", samples=60, seed=1)
+GRID = {
+    "activation": ["tanh", "relu"],
+    "hidden": [(3,), (12,)],
+    "learning_rate": [0.05, 0.5, 3.0],
+    "seed": [0, 1],
+    "l2": [0.0],
+}
+
+
+def sweep(grid=None, *, epochs=1000, **options):
+    return jb.sweep(
+        GRID if grid is None else grid,
+        MOONS.X,
+        MOONS.y,
+        epochs=epochs,
+        validation=(HELD_OUT.X, HELD_OUT.y),
+        progress=False,
+        record_every=20,
+        **options,
+    )
+
+
+@pytest.fixture(scope="module")
+def full():
+    return sweep()
+
+
+@pytest.fixture(scope="module")
+def stopped():
+    return sweep(patience=3)
+
+
+def first_stop(curve, patience):
+    """After which record, and with which best one, a plain loop over a whole loss curve stops."""
+    best, since = 0, 0
+    for k in range(1, len(curve)):
+        best, since = (k, 0) if curve[k] < curve[best] else (best, since + 1)
+        if since == patience:
+            return k, best
+    return len(curve) - 1, best
+
+
+def test_early_stopping_stops_where_a_plain_loop_over_the_whole_curve_would(full, stopped):
+    ends = [first_stop(curve, 3) for curve in full.validation_loss[:, 0]]
+    assert len({end for end, _ in ends}) > 3  # it does stop, at different times
+    assert stopped.table["epochs"].tolist() == [full.epochs[end] for end, _ in ends]
+    assert stopped.table["best_epoch"].tolist() == [full.epochs[best] for _, best in ends]
+    expected = [curve[best] for curve, (_, best) in zip(full.validation_loss[:, 0], ends, strict=True)]
+    np.testing.assert_allclose(stopped.table["validation_loss"], expected, rtol=1e-5)
+    assert stopped.finished.all()
+
+
+def test_a_stopped_trial_keeps_its_best_parameters(stopped):
+    early = stopped.table.query("epochs < 1000 and best_epoch > 0").index
+    assert len(early) > 3
+    for trial in early:
+        settings = {key: [getattr(stopped.trials[trial], key)] for key in GRID}
+        alone = sweep(settings, epochs=int(stopped.table["best_epoch"][trial]))
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), stopped.params(trial), alone.params(0))
+
+
+def test_curves_end_where_a_trial_stopped(stopped):
+    for trial, epochs in enumerate(stopped.table["epochs"]):
+        recorded = ~np.isnan(stopped.train_loss[trial, 0])
+        assert stopped.epochs[recorded][-1] == epochs
+
+
+def test_patience_needs_samples_held_out():
+    with pytest.raises(ValueError, match="patience needs samples held out"):
+        jb.sweep({}, MOONS.X, MOONS.y, epochs=5, validation=None, patience=2)
+
+
+@pytest.mark.parametrize(("epochs", "trials", "factor"), [(20_000, 240, 3), (1000, 24, 2), (9, 3, 3), (1, 50, 2)])
+def test_every_rung_multiplies_the_epochs_and_divides_the_trials(epochs, trials, factor):
+    rungs = schedule(epochs, trials, factor)
+    assert rungs[-1] == (epochs, 0)
+    left = trials
+    for (epoch, keep), (later, _) in itertools.pairwise(rungs):
+        assert epoch >= 1
+        assert later // epoch >= factor
+        assert keep == max(1, left // factor)
+        left = keep
+
+
+def test_survivors_are_the_lowest_losses_and_nan_is_the_worst():
+    losses = np.array([0.3, np.nan, 0.1, 0.2, 0.5])
+    assert survivors(losses, np.array([0, 1, 3, 4]), 2).tolist() == [0, 3]
+    assert survivors(losses, np.array([1, 4]), 1).tolist() == [4]
+
+
+def test_halving_drops_the_worst_and_trains_the_others_as_if_nothing_were(full):
+    result = sweep(halving=2)
+    (first, keep), (second, keep_then), _ = schedule(1000, len(full.trials), 2)
+    mark = {epoch: int(np.searchsorted(result.epochs, epoch)) for epoch in (first, second)}
+    table = result.table
+    at_first = result.validation_loss[:, 0, mark[first]]
+    survived = np.flatnonzero(table["epochs"] > first)
+    assert len(survived) == keep
+    assert at_first[survived].max() <= np.delete(at_first, survived).min()
+    finished = np.flatnonzero(table["epochs"] == 1000)
+    assert len(finished) == keep_then == result.finished.sum()
+    at_second = result.validation_loss[survived, 0, mark[second]]
+    assert at_second[np.isin(survived, finished)].max() <= at_second[~np.isin(survived, finished)].min()
+    for trial in finished:
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), result.params(trial), full.params(trial))
+    assert result.best() in finished
+
+
+def test_the_dropped_keep_what_they_had_learnt():
+    result = sweep(halving=2)
+    dropped = result.table.index[result.table["epochs"] < 1000]
+    assert len(dropped)
+    for trial in dropped[::4]:
+        settings = {key: [getattr(result.trials[trial], key)] for key in GRID}
+        alone = sweep(settings, epochs=int(result.table["epochs"][trial]))
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), result.params(trial), alone.params(0))
+
+
+def test_ctrl_c_returns_what_is_finished():
+    grid = [{"hidden": [(2,)]}, {"hidden": [(2, 2)]}, {"hidden": [(2, 2, 2)]}]
+    before = signal.getsignal(signal.SIGINT)
+
+    def press_when_training(stop):
+        while not stop.wait(0.01):
+            if PRESSED.is_set():
+                os.kill(os.getpid(), signal.SIGINT)
+                return
+
+    PRESSED.clear()
+    stop = threading.Event()
+    presser = threading.Thread(target=press_when_training, args=(stop,))
+    presser.start()
+    try:
+        from jaxbackprop import loop
+
+        plain = loop.advance
+
+        def advance(run, program, problem, epoch, **options):
+            if len(program.hidden) == 2 and epoch >= 200:
+                PRESSED.set()
+                time.sleep(0.2)
+            return plain(run, program, problem, epoch, **options)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(loop, "advance", advance)
+            result = sweep(grid)
+    finally:
+        stop.set()
+        presser.join()
+    assert signal.getsignal(signal.SIGINT) is before
+    order = [len(p.hidden) for p in result.plan.programs]
+    epochs = dict(zip(map(len, result.table["hidden"]), result.table["epochs"], strict=True))
+    assert 0 < epochs[2] < 1000
+    for depth in order[: order.index(2)]:
+        assert epochs[depth] == 1000
+    for depth in order[order.index(2) + 1 :]:
+        assert epochs[depth] == 0
+    done = int(result.table.index[[len(h) == 2 for h in result.table["hidden"]]][0])
+    alone = sweep([grid[done]], epochs=epochs[2])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), result.params(done), alone.params(0))
+
+
+PRESSED = threading.Event()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [{}, {"patience": 2, "halving": 2}], ids=["plain", "patience and halving"])
+def test_after_kill_9_the_same_call_ends_with_the_same_bits(tmp_path, options):
+    finish(start(tmp_path / "whole.npz", **options))
+    saved = tmp_path / "checkpoint"
+    generator = np.random.default_rng(0)
+    for _ in range(2):
+        process = start(tmp_path / "killed.npz", checkpoint=saved, slow=0.1, **options)
+        deadline = time.monotonic() + 60
+        while process.poll() is None and time.monotonic() < deadline and not (saved.exists() and any(saved.iterdir())):
+            time.sleep(0.02)
+        time.sleep(generator.uniform(0.1, 0.7))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+        assert not (tmp_path / "killed.npz").exists()
+    finish(start(tmp_path / "resumed.npz", checkpoint=saved, **options))
+    assert_same(tmp_path / "whole.npz", tmp_path / "resumed.npz", 0)
+
+
+def test_a_checkpoint_of_another_sweep_is_refused(tmp_path):
+    grid = {"hidden": [(2,)]}
+    sweep(grid, epochs=20, checkpoint=tmp_path / "runs")
+    again = sweep(grid, epochs=20, checkpoint=tmp_path / "runs")  # done already: nothing is trained anew
+    assert again.table["epochs"].tolist() == [20]
+    with pytest.raises(ValueError, match=r"belongs to another sweep.*epochs"):
+        sweep(grid, epochs=40, checkpoint=tmp_path / "runs")
+    with pytest.raises(ValueError, match=r"belongs to another sweep.*grid"):
+        sweep({"hidden": [(3,)]}, epochs=20, checkpoint=tmp_path / "runs")
+    with pytest.raises(ValueError, match=r"belongs to another sweep.*data"):
+        jb.sweep(
+            grid,
+            MOONS.X + 1,
+            MOONS.y,
+            epochs=20,
+            validation=(HELD_OUT.X, HELD_OUT.y),
+            record_every=20,
+            progress=False,
+            checkpoint=tmp_path / "runs",
+        )
+
+
+def test_a_save_that_fails_is_reported_and_loses_nothing(tmp_path, monkeypatch):
+    from jaxbackprop import checkpoint
+
+    def full_disk(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save_checkpoint", full_disk)
+    with pytest.warns(RuntimeWarning, match="checkpoint not saved, the sweep goes on: .*No space left"):
+        result = sweep({"hidden": [(2,)]}, epochs=20, checkpoint=tmp_path / "runs")
+    assert result.finished.all()
+
+
+def test_a_checkpoint_directory_that_cannot_be_written_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="can't be written"):
+        sweep({"hidden": [(2,)]}, epochs=20, checkpoint=tmp_path / "file" / "runs")
