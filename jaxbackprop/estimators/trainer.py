@@ -54,6 +54,7 @@ from jaxbackprop.training import State
 
 RECORDS = 64  # epochs in one call of a program, at most: so much of the loss curve it hands back at once
 LOOKS = 16  # how often the host looks, at least, whether networks have stopped and the others can be moved together
+COMPILING = 2.0  # epochs with their records compile so many times as long as a sweep's stretch of steps
 MEMORY = 2**32  # bytes, for the networks of all candidates and folds
 
 
@@ -168,7 +169,8 @@ def train_networks(
     """
     single = report is not None
     mesh = make_mesh(1 if single else None)
-    plan = plan_trials(trials, workload(problem, schedule.epochs, mesh.devices.size, MEMORY))
+    sizes = workload(problem, schedule.epochs, mesh.devices.size, MEMORY)
+    plan = plan_trials(trials, sizes._replace(compiling=COMPILING))
     trained = Trained([], [], np.zeros(plan.networks, int))
     curves = []
     with interruptible() if single else nullcontext(lambda: False) as interrupted:
