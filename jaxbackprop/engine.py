@@ -93,7 +93,8 @@ class Recipe(NamedTuple):
     `monitor` is what early stopping looks at, lower being better: "train", the mean loss of the batches since the last
     record; "validation", the loss on held-out samples; "score", their negative score; or None. With `shared_l2` l2 is
     divided by what the samples of a batch count together, which is what scikit-learn's alpha means. Without `assess`
-    nothing is evaluated at a record; the training loss is then the monitored one, and the other metrics are NaN.
+    a record evaluates held-out samples alone, and those only where they are monitored; the training loss is then the
+    mean loss of the batches since the last record.
     """
 
     activations: tuple[str, ...]
@@ -184,7 +185,7 @@ def train_chunk(
     train: Part,
     validation: Part,
     batches: Int[Array, "steps batch_size"] | None,
-    length: Int[Array, ""],
+    length: Int[Array, ""] | int,
     measure: Bool[Array, ""],
     stopping: Stopping,
     recipe: Recipe,
@@ -217,22 +218,20 @@ def train_chunk(
             running = (running[0] + value * count, running[1] + count)
         return state, running
 
-    def assess(state: State, hyperparameters: Hyperparameters) -> Metrics:
-        options: Any = {"activation": activation, "objective": objective}
+    def assess(state: State, hyperparameters: Hyperparameters, part: Part) -> tuple[Array, Array]:
         l2 = jnp.asarray(hyperparameters.l2)
-        return Metrics(
-            *evaluate(state.params, train, l2, **options), *evaluate(state.params, validation, l2, **options)
-        )
+        return evaluate(state.params, part, l2, activation=activation, objective=objective)
 
     state, running = lax.fori_loop(0, length, one_step, (carry.state, carry.running))
 
     def record() -> Carry:
         settings = share_l2(hyperparameters, batch_count(train, None)) if recipe.shared_l2 else hyperparameters
-        metrics = carry.metrics
+        metrics, each = carry.metrics, jax.vmap(assess, in_axes=(0, 0, None))
         if recipe.assess:
-            metrics = jax.vmap(assess)(state, settings)
+            metrics = Metrics(*each(state, settings, train), *each(state, settings, validation))
         elif running is not None:
-            metrics = metrics._replace(train_loss=running_loss(running))
+            held_out = metrics[2:] if recipe.monitor == "train" else each(state, settings, validation)
+            metrics = Metrics(running_loss(running), metrics.train_score, *held_out)
         new = Carry(state, metrics, carry.record + 1, running, carry.kept)
         return new if recipe.monitor is None else stop_early(new, stopping, recipe.monitor)
 

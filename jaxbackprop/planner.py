@@ -34,7 +34,8 @@ class Workload(NamedTuple):
     """What is the same for all trials: the sizes of the data, the length of the training, the machine.
 
     `train` and `validation` are how many samples each split of the data has. `cache` is None on an accelerator, whose
-    chunks are bounded by `memory_budget` (bytes, for all devices together) alone.
+    chunks are bounded by `memory_budget` (bytes, for all devices together) alone. `compiling` is how many times as long
+    as a sweep's own a program takes to compile.
     """
 
     features: int
@@ -46,6 +47,7 @@ class Workload(NamedTuple):
     memory_budget: int = 2**31
     cache: int | None = CACHE
     itemsize: int = 4
+    compiling: float = 1.0
 
     def batches(self, batch_size: int | None, split: int) -> int:
         """Steps that make up an epoch."""
@@ -207,6 +209,7 @@ def _plan_segments(
     useful = float((_work(shapes, workload, samples) * counts).sum())
 
     compile_seconds = COMPILE + COMPILE_LAYER * shapes.shape[1] + COMPILE_ACTIVATION * (len(activations) - 1)
+    compile_seconds *= workload.compiling
     scale = steps / workload.devices * (CHOICE if len(activations) > 1 else 1)
     choices = []
     best = padded[0].copy()  # cheapest way to cut the shapes 0 … j into the segments allowed so far

@@ -1,0 +1,7 @@
+"""scikit-learn's interface over the grid engine."""
+
+from jaxbackprop.estimators.classifier import BackpropClassifier as BackpropClassifier
+from jaxbackprop.estimators.model_file import load as load
+from jaxbackprop.estimators.model_file import save as save
+from jaxbackprop.estimators.regressor import BackpropRegressor as BackpropRegressor
+from jaxbackprop.estimators.search import SweepSearchCV as SweepSearchCV

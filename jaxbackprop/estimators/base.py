@@ -1,0 +1,326 @@
+"""What the classifier and the regressor share: from checked arrays to a trained network, and back to predictions."""
+
+import warnings
+from collections.abc import Sequence
+from numbers import Integral, Real
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Float, Shaped
+from scipy import sparse
+from sklearn.base import BaseEstimator, is_classifier
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.model_selection import train_test_split
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval, Options, StrOptions
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+
+from jaxbackprop.activations import ACTIVATIONS
+from jaxbackprop.engine import Part, Stopping
+from jaxbackprop.estimators.forward import outputs
+from jaxbackprop.estimators.trainer import Schedule, Trained, Warm, train_networks
+from jaxbackprop.grid import Trial
+from jaxbackprop.network import Layer, Params
+from jaxbackprop.problem import Problem
+
+ALIASES = {"logistic": "sigmoid"}  # scikit-learn's name, and the document's
+SEEDS = 2**31 - 1
+
+
+class Samples(NamedTuple):
+    """Samples as they are trained on: targets [samples, outputs], one weight a sample or None."""
+
+    X: Float[np.ndarray, "samples features"]
+    y: Float[np.ndarray, "samples outputs"]
+    weights: Float[np.ndarray, " samples"] | None
+
+
+class BaseBackprop(BaseEstimator):
+    """A network trained by backpropagation, with `MLPClassifier`'s parameters."""
+
+    coefs_: list[np.ndarray]
+    intercepts_: list[np.ndarray]
+    loss_curve_: list[float]
+    validation_scores_: list[float] | None
+    best_validation_score_: float | None
+    best_loss_: float | None
+    t_: int
+
+    _parameter_constraints: dict = {  # noqa: RUF012  scikit-learn's convention
+        "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
+        "activation": [StrOptions({*ALIASES, *ACTIVATIONS})],
+        "solver": [StrOptions({"adam", "sgd"})],
+        "alpha": [Interval(Real, 0, None, closed="left")],
+        "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+        "learning_rate_init": [Interval(Real, 0, None, closed="neither")],
+        "max_iter": [Interval(Integral, 1, None, closed="left")],
+        "shuffle": ["boolean"],
+        "random_state": ["random_state"],
+        "tol": [Interval(Real, 0, None, closed="left")],
+        "verbose": ["verbose"],
+        "warm_start": ["boolean"],
+        "momentum": [Interval(Real, 0, 1, closed="both")],
+        "nesterovs_momentum": ["boolean"],
+        "early_stopping": ["boolean"],
+        "validation_fraction": [Interval(Real, 0, 1, closed="left")],
+        "n_iter_no_change": [Interval(Integral, 1, None, closed="left"), Options(Real, {np.inf})],
+    }
+
+    def __init__(
+        self,
+        hidden_layer_sizes: Any = (100,),
+        activation: Any = "relu",
+        *,
+        solver: Any = "adam",
+        alpha: Any = 0.0001,
+        batch_size: Any = "auto",
+        learning_rate_init: Any = 0.001,
+        max_iter: Any = 200,
+        shuffle: Any = True,
+        random_state: Any = None,
+        tol: Any = 1e-4,
+        verbose: Any = False,
+        warm_start: Any = False,
+        momentum: Any = 0.9,
+        nesterovs_momentum: Any = True,
+        early_stopping: Any = False,
+        validation_fraction: Any = 0.1,
+        n_iter_no_change: Any = 10,
+    ) -> None:
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.activation = activation
+        self.solver = solver
+        self.alpha = alpha
+        self.batch_size = batch_size
+        self.learning_rate_init = learning_rate_init
+        self.max_iter = max_iter
+        self.shuffle = shuffle
+        self.random_state = random_state
+        self.tol = tol
+        self.verbose = verbose
+        self.warm_start = warm_start
+        self.momentum = momentum
+        self.nesterovs_momentum = nesterovs_momentum
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        return tags
+
+    def _objective(self) -> str:
+        """The objective that the targets call for, once they are known."""
+        raise NotImplementedError
+
+    def _check_targets(self, y: Any, *, restart: bool) -> Shaped[np.ndarray, "samples outputs"]:
+        """Targets as numbers, from checked y."""
+        raise NotImplementedError
+
+    def _reweigh(self, y: Any, weights: Any) -> Any:
+        """Sample weights, changed by what the estimator itself wants to weigh."""
+        return weights
+
+    def _check_samples(self, X: Any, y: Any, sample_weight: Any, *, restart: bool) -> Samples:
+        """scikit-learn's checks of X, y and the weights; sparse X is filled in: the compiled programs are dense."""
+        dtype = jax.dtypes.canonicalize_dtype(np.float64)
+        X, y = validate_data(
+            self,
+            X,
+            y,
+            accept_sparse=["csr", "csc"],
+            multi_output=True,
+            y_numeric=not is_classifier(self),
+            dtype=dtype,
+            reset=restart,
+        )
+        weights = None if sample_weight is None else _check_sample_weight(sample_weight, X, dtype=dtype)
+        weights = self._reweigh(y, weights)
+        targets = self._check_targets(y, restart=restart).astype(dtype)
+        dense = X.toarray() if sparse.issparse(X) else X
+        return Samples(dense, targets, None if weights is None else np.asarray(weights, dtype))
+
+    def _hidden(self) -> tuple[int, ...]:
+        """The widths of the hidden layers."""
+        sizes = self.hidden_layer_sizes
+        widths = tuple(sizes) if hasattr(sizes, "__iter__") else (sizes,)
+        if any(isinstance(w, bool) or not isinstance(w, Integral) or w < 1 for w in widths):
+            raise ValueError(f"hidden_layer_sizes must be > 0, got {list(widths)}; each is a number of units")
+        return tuple(int(w) for w in widths)
+
+    def _trial(self, seed: int, samples: int) -> Trial:
+        """The engine's settings; a batch of all samples needs no order."""
+        momentum = "nesterov" if self.nesterovs_momentum else "momentum"
+        plain = "sgd" if self.momentum == 0 else momentum
+        batch = min(200, samples) if self.batch_size == "auto" else int(self.batch_size)
+        return Trial(
+            activation=ALIASES.get(self.activation, self.activation),
+            hidden=self._hidden(),
+            learning_rate=float(self.learning_rate_init),
+            l2=float(self.alpha),
+            momentum=float(self.momentum),
+            seed=seed,
+            optimizer="adam" if self.solver == "adam" else plain,
+            batch_size=None if batch >= samples else batch,
+        )
+
+    def _schedule(self, seed: int, epochs: int) -> Schedule:
+        """scikit-learn counts epochs without improvement and stops at more than `n_iter_no_change` of them."""
+        patience = min(self.n_iter_no_change, epochs) + 1
+        return Schedule(
+            epochs,
+            "score" if self.early_stopping else "train",
+            Stopping(int(patience), float(self.tol)),
+            seed if self.shuffle else None,
+        )
+
+    def _hold_out(self, samples: Samples, seed: int) -> tuple[Samples, Samples]:
+        """Samples to train on, and those that early stopping looks at."""
+        X, y, weights = samples
+        if not self.early_stopping:
+            return samples, Samples(X[:0], y[:0], None if weights is None else weights[:0])
+        stratify = y if is_classifier(self) and (y.shape[1] == 1 or self._objective() == "softmax") else None
+        parts = train_test_split(
+            *(a for a in samples if a is not None),
+            random_state=seed,
+            test_size=self.validation_fraction,
+            stratify=None if stratify is None else stratify @ np.arange(1, y.shape[1] + 1),
+        )
+        if len(parts[1]) < 2:
+            raise ValueError(
+                "The validation set is too small. Increase 'validation_fraction' or the size of your dataset."
+            )
+        none = (None,) * (weights is None)
+        return Samples(*parts[::2], *none), Samples(*parts[1::2], *none)
+
+    def _fit(self, X: Any, y: Any, sample_weight: Any, *, incremental: bool) -> Any:
+        restart = not hasattr(self, "coefs_") or not (self.warm_start or incremental)
+        self._hidden()  # refused before the data are looked at
+        samples = self._check_samples(X, y, sample_weight, restart=restart)
+        if incremental and self.early_stopping:
+            raise ValueError("partial_fit does not support early_stopping=True")
+        seed = draw_seed(self.random_state)
+        train, held_out = self._hold_out(samples, seed)
+        if not isinstance(self.batch_size, str) and self.batch_size > len(train.X):
+            warnings.warn("Got `batch_size` larger than sample size. It is going to be clipped", stacklevel=3)
+        epochs = 1 if incremental else self.max_iter
+        warm = None
+        if not restart:
+            best = min(self.loss_curve_) if not self.early_stopping else -max(self.validation_scores_ or [-np.inf])
+            state = getattr(self, "_optimizer_state", None) if incremental else None
+            warm = Warm(to_params(self.coefs_, self.intercepts_), state, best)
+        trained = train_networks(
+            [self._trial(seed, len(train.X))],
+            make_problem([train], [held_out], self._objective()),
+            self._schedule(seed, epochs),
+            warm=warm,
+            report=self._report(restart),
+        )
+        self._take(trained, train, restart)
+        if trained.interrupted:
+            warnings.warn("Training interrupted by user.", stacklevel=3)
+        elif self.n_iter_ == epochs and not incremental:
+            warnings.warn(
+                f"Stochastic Optimizer: Maximum iterations ({epochs}) reached and the optimization hasn't converged.",
+                ConvergenceWarning,
+                stacklevel=3,
+            )
+        return self
+
+    def _report(self, restart: bool) -> Any:
+        """Prints what `verbose` asks for, as the epochs go by."""
+        epoch = 0
+
+        def report(curve: Float[np.ndarray, "2 epochs"]) -> None:
+            nonlocal epoch
+            for loss, score in curve.T if self.verbose else ():
+                epoch += 1
+                print(f"Iteration {epoch}, loss = {loss:.8f}")
+                if self.early_stopping:
+                    print(f"Validation score: {score:f}")
+
+        return report
+
+    def _take(self, trained: Trained, train: Samples, restart: bool) -> None:
+        """The attributes that scikit-learn's estimators have after `fit`."""
+        assert trained.curve is not None
+        losses, scores = (line.tolist() for line in trained.curve)
+        self.loss_curve_ = losses if restart else self.loss_curve_ + losses
+        self.loss_ = losses[-1]
+        self.n_iter_ = len(losses)
+        self.t_ = (0 if restart else self.t_) + self.n_iter_ * len(train.X)
+        if self.early_stopping:
+            earlier = None if restart else self.validation_scores_
+            self.validation_scores_ = (earlier or []) + scores
+            self.best_validation_score_ = max(self.validation_scores_)
+            self.best_loss_ = None
+        else:
+            self.best_loss_ = min(self.loss_curve_)
+            self.validation_scores_ = self.best_validation_score_ = None
+        self._optimizer_state = trained.optimizer
+        self._set_network(jax.tree.map(lambda a: a[0], trained.params[0]))
+
+    def _set_network(self, params: Params) -> None:
+        """Take over trained parameters.
+
+        **Raises:** `ValueError` if the training diverged.
+        """
+        self.coefs_ = [np.ascontiguousarray(layer.weight.T) for layer in params]
+        self.intercepts_ = [np.array(layer.bias) for layer in params]
+        self.n_layers_ = len(params) + 1
+        self.n_outputs_ = len(params[-1].bias)
+        self.out_activation_ = {"softmax": "softmax", "sigmoid": "logistic", "squared": "identity"}[self._objective()]
+        if not all(np.isfinite(a).all() for a in (*self.coefs_, *self.intercepts_)):
+            raise ValueError(
+                "Solver produced non-finite parameter weights. The input data may contain large values and need to be "
+                "preprocessed."
+            )
+
+    def _outputs(self, X: Any) -> Float[np.ndarray, "samples outputs"]:
+        """y-hat for X."""
+        check_is_fitted(self)
+        name = ALIASES.get(self.activation, self.activation)
+        return outputs(self._check_X(X), self.coefs_, self.intercepts_, name, self._objective())
+
+    def _check_X(self, X: Any) -> Float[np.ndarray, "samples features"]:
+        """scikit-learn's checks of X alone, after `fit`."""
+        dtype = self.coefs_[0].dtype if hasattr(self, "coefs_") else jax.dtypes.canonicalize_dtype(np.float64)
+        X = validate_data(self, X, accept_sparse=["csr", "csc"], dtype=dtype, reset=False)
+        return X.toarray() if sparse.issparse(X) else X
+
+
+def draw_seed(random_state: Any) -> int:
+    """An integer is taken as it is, so that networks start as scikit-learn's would; else it is drawn."""
+    if isinstance(random_state, Integral):
+        return int(random_state)
+    return int(check_random_state(random_state).randint(SEEDS))
+
+
+def to_params(coefs: Sequence[np.ndarray], intercepts: Sequence[np.ndarray]) -> Params:
+    """The document's W^l and b^l from scikit-learn's attributes."""
+    make: Any = Layer
+    return tuple(make(coef.T, intercept) for coef, intercept in zip(coefs, intercepts, strict=True))
+
+
+def make_problem(train: Sequence[Samples], held_out: Sequence[Samples], objective: str) -> Problem:
+    """The engine's arrays: features first, one split each, the smaller splits filled up with samples of weight 0."""
+    first, second = stack(train), stack(held_out)
+    sizes = tuple(len(s.X) for s in train), tuple(len(s.X) for s in held_out)
+    return Problem(first, second, *sizes, objective, None)
+
+
+def stack(splits: Sequence[Samples]) -> Part:
+    """The samples of each split, [splits, features, samples]."""
+    most = max(len(s.X) for s in splits)
+    dtype = splits[0].X.dtype
+    x: Any = np.zeros((len(splits), splits[0].X.shape[1], most), dtype)
+    y: Any = np.zeros((len(splits), splits[0].y.shape[1], most), dtype)
+    weights: Any = np.zeros((len(splits), most), dtype)
+    for k, split in enumerate(splits):
+        size = len(split.X)
+        x[k, :, :size], y[k, :, :size] = split.X.T, split.y.T
+        weights[k, :size] = 1 if split.weights is None else split.weights
+    alike = all(split.weights is None and len(split.X) == most for split in splits)
+    return Part(x, y, None if alike else weights)

@@ -1,0 +1,162 @@
+"""`BackpropClassifier`: `MLPClassifier`'s interface."""
+
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Shaped
+from sklearn.base import ClassifierMixin, _fit_context
+from sklearn.preprocessing import LabelBinarizer
+from sklearn.utils import compute_sample_weight
+from sklearn.utils._param_validation import StrOptions
+from sklearn.utils.multiclass import _check_partial_fit_first_call, type_of_target, unique_labels
+from sklearn.utils.validation import column_or_1d
+
+from jaxbackprop.estimators.base import BaseBackprop
+
+
+class BackpropClassifier(ClassifierMixin, BaseBackprop):
+    """A neural network that classifies, with the parameters, attributes and meanings of scikit-learn's `MLPClassifier`.
+
+    It trains with the gradient derived by hand, in float32 unless JAX has float64 enabled. Two classes make one
+    logistic output, more of them a softmax, several labels a sample one logistic output each. For the same integer
+    `random_state` it starts from the numbers that `MLPClassifier` starts from.
+
+    **Arguments:**
+    - `hidden_layer_sizes`: the widths of the hidden layers.
+    - `activation`: "identity", "logistic", "tanh", "relu", or another name of `jaxbackprop.ACTIVATIONS`.
+    - `solver`: "adam", or "sgd" with `momentum` and `nesterovs_momentum`.
+    - `alpha`: weight of the squared weights in the loss, divided by the (weighted) number of samples of a batch.
+    - `batch_size`: "auto" is min(200, n_samples).
+    - `learning_rate_init`: step size.
+    - `max_iter`: epochs, at most.
+    - `shuffle`: whether each epoch takes the samples in another order.
+    - `random_state`: of the initial parameters, the order of samples, and what early stopping holds out.
+    - `tol`, `n_iter_no_change`: training ends when the loss (with early stopping the score) has not improved by `tol`
+      for more than so many epochs.
+    - `warm_start`: whether `fit` goes on from the last solution.
+    - `early_stopping`, `validation_fraction`: hold out a part of the samples, stop by their score, keep the best.
+    - `class_weight`: weights of the classes, a dict or "balanced"; None for all alike.
+    - `verbose`: whether to print the loss of each epoch.
+    """
+
+    _parameter_constraints: dict = {  # noqa: RUF012  scikit-learn's convention
+        **BaseBackprop._parameter_constraints,
+        "class_weight": [dict, list, StrOptions({"balanced"}), None],
+    }
+
+    def __init__(
+        self,
+        hidden_layer_sizes: Any = (100,),
+        activation: Any = "relu",
+        *,
+        solver: Any = "adam",
+        alpha: Any = 0.0001,
+        batch_size: Any = "auto",
+        learning_rate_init: Any = 0.001,
+        max_iter: Any = 200,
+        shuffle: Any = True,
+        random_state: Any = None,
+        tol: Any = 1e-4,
+        verbose: Any = False,
+        warm_start: Any = False,
+        momentum: Any = 0.9,
+        nesterovs_momentum: Any = True,
+        early_stopping: Any = False,
+        validation_fraction: Any = 0.1,
+        n_iter_no_change: Any = 10,
+        class_weight: Any = None,
+    ) -> None:
+        super().__init__(
+            hidden_layer_sizes,
+            activation,
+            solver=solver,
+            alpha=alpha,
+            batch_size=batch_size,
+            learning_rate_init=learning_rate_init,
+            max_iter=max_iter,
+            shuffle=shuffle,
+            random_state=random_state,
+            tol=tol,
+            verbose=verbose,
+            warm_start=warm_start,
+            momentum=momentum,
+            nesterovs_momentum=nesterovs_momentum,
+            early_stopping=early_stopping,
+            validation_fraction=validation_fraction,
+            n_iter_no_change=n_iter_no_change,
+        )
+        self.class_weight = class_weight
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_label = True
+        return tags
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> "BackpropClassifier":
+        """Train on X (n_samples, n_features) and y, labels of any type, or 0/1 indicators (n_samples, n_labels).
+
+        **Raises:** `ValueError` as scikit-learn does, and if the training diverges.
+        """
+        return self._fit(X, y, sample_weight, incremental=False)
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None, classes: Any = None) -> "BackpropClassifier":
+        """Train for one epoch, from where the last call left off.
+
+        **Arguments:** `classes`, all labels that will ever occur, in the first call.
+        """
+        if self.class_weight == "balanced":
+            raise ValueError(
+                "class_weight='balanced' is not supported for partial_fit, which sees only a part of the samples; pass "
+                "a dict, from compute_class_weight('balanced', ...)"
+            )
+        if _check_partial_fit_first_call(self, classes):
+            multilabel = type_of_target(y).startswith("multilabel")
+            self._label_binarizer = LabelBinarizer().fit(y if multilabel else classes)
+        return self._fit(X, y, sample_weight, incremental=True)
+
+    def predict(self, X: Any) -> Shaped[np.ndarray, "samples ..."]:
+        """The most probable labels."""
+        y_hat = self._outputs(X)
+        return self._label_binarizer.inverse_transform(y_hat.ravel() if y_hat.shape[1] == 1 else y_hat)
+
+    def predict_proba(self, X: Any) -> Float[np.ndarray, "samples classes"]:
+        """The probability of each class, in the order of `classes_`."""
+        y_hat = self._outputs(X)
+        return np.hstack([1 - y_hat, y_hat]) if y_hat.shape[1] == 1 else y_hat
+
+    def predict_log_proba(self, X: Any) -> Float[np.ndarray, "samples classes"]:
+        """Logarithms of the probabilities."""
+        with np.errstate(divide="ignore"):
+            return np.log(self.predict_proba(X))
+
+    def _objective(self) -> str:
+        return "softmax" if self._label_binarizer.y_type_ == "multiclass" else "sigmoid"
+
+    def _check_targets(self, y: Any, *, restart: bool) -> Shaped[np.ndarray, "samples outputs"]:
+        if y.ndim == 2 and y.shape[1] == 1:
+            y = column_or_1d(y, warn=True)
+        known = hasattr(self, "classes_")
+        if restart and not (known and not hasattr(self, "coefs_")):
+            self._label_binarizer = LabelBinarizer().fit(y)
+            self.classes_ = self._label_binarizer.classes_
+        else:
+            labels = unique_labels(y)
+            if self.warm_start and not restart and set(labels) != set(self.classes_):
+                raise ValueError(
+                    "warm_start can only be used where `y` has the same classes as in the previous call to fit. "
+                    f"Previously got {self.classes_}, `y` has {labels}"
+                )
+            if len(np.setdiff1d(labels, self.classes_)):
+                raise ValueError(
+                    f"`y` has classes not in `self.classes_`. `self.classes_` has {self.classes_}. 'y' has {labels}."
+                )
+        encoded = self._label_binarizer.transform(y)
+        return encoded.toarray() if hasattr(encoded, "toarray") else encoded
+
+    def _reweigh(self, y: Any, weights: Any) -> Any:
+        if self.class_weight is None:
+            return weights
+        share = compute_sample_weight(self.class_weight, y)
+        return share if weights is None else share * weights

@@ -1,0 +1,68 @@
+"""The forward pass in plain NumPy, samples first as scikit-learn's arrays are: predicting compiles nothing.
+
+The parameters of one network, or of many stacked along a first axis, go through the same lines.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from jaxtyping import Float
+from scipy.special import erf, expit
+
+from jaxbackprop.activations import LEAK, SELU_ALPHA, SELU_SCALE, SHRINK
+
+Values = Float[np.ndarray, "*shape"]
+
+
+def _elu(z: Values) -> Values:
+    return np.where(z > 0, z, np.expm1(np.minimum(z, 0)))
+
+
+FUNCTIONS: dict[str, Callable[[Values], Values]] = {
+    "sigmoid": expit,
+    "tanh": np.tanh,
+    "relu": lambda z: np.maximum(z, 0),
+    "identity": lambda z: z,
+    "leaky_relu": lambda z: np.where(z > 0, z, LEAK * z),
+    "elu": _elu,
+    "selu": lambda z: SELU_SCALE * np.where(z > 0, z, SELU_ALPHA * np.expm1(np.minimum(z, 0))),
+    "softplus": lambda z: np.logaddexp(z, z.dtype.type(0)),
+    "silu": lambda z: z * expit(z),
+    "gelu": lambda z: z * (1 + erf(z * z.dtype.type(np.sqrt(0.5)))) / 2,
+    "mish": lambda z: z * np.tanh(np.logaddexp(z, z.dtype.type(0))),
+    "hardshrink": lambda z: np.where(np.abs(z) > SHRINK, z, 0),
+}
+
+
+def _softmax(z: Values) -> Values:
+    e = np.exp(z - z.max(axis=-1, keepdims=True))
+    return e / e.sum(axis=-1, keepdims=True)
+
+
+OUTPUTS: dict[str, Callable[[Values], Values]] = {"softmax": _softmax, "sigmoid": expit, "squared": lambda z: z}
+
+
+def logits(
+    X: Float[np.ndarray, "samples features"],
+    coefs: Sequence[Float[np.ndarray, "*networks _ _"]],
+    intercepts: Sequence[Float[np.ndarray, "*networks _"]],
+    activation: str,
+) -> Float[np.ndarray, "*networks samples outputs"]:
+    """z of the last layer; `coefs` are [in, out] each, the transposes of the document's W."""
+    a = X
+    for l, (coef, intercept) in enumerate(zip(coefs, intercepts, strict=True)):
+        z = a @ coef
+        z += intercept[..., None, :]
+        a = z if l == len(coefs) - 1 else FUNCTIONS[activation](z)
+    return a
+
+
+def outputs(
+    X: Float[np.ndarray, "samples features"],
+    coefs: Sequence[Float[np.ndarray, "*networks _ _"]],
+    intercepts: Sequence[Float[np.ndarray, "*networks _"]],
+    activation: str,
+    objective: str,
+) -> Float[np.ndarray, "*networks samples outputs"]:
+    """y-hat: probabilities, or for the objective "squared" the predicted numbers."""
+    return OUTPUTS[objective](logits(X, coefs, intercepts, activation))

@@ -1,0 +1,194 @@
+"""Trained estimators in one `.safetensors` file: arrays that any tool can read, and the settings as JSON beside them.
+
+    coefs/0, intercepts/0, coefs/1, …   the parameters, scikit-learn's shapes
+    optimizer/0, …                      the optimizer's state, for `partial_fit`
+    metadata["jaxbackprop"]             JSON: format, estimator, settings, fitted attributes, SHA-256 of it all
+
+Nothing in the file is run: arrays are read as bytes, the rest as JSON.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save as to_bytes
+from sklearn.preprocessing import LabelBinarizer
+from sklearn.utils.validation import check_is_fitted
+
+from jaxbackprop.estimators.base import BaseBackprop, to_params
+from jaxbackprop.estimators.classifier import BackpropClassifier
+from jaxbackprop.estimators.regressor import BackpropRegressor
+from jaxbackprop.optimizers import OPTIMIZERS
+
+FORMAT = 1
+KEY = "jaxbackprop"
+ESTIMATORS: dict[str, type[BaseBackprop]] = {kind.__name__: kind for kind in (BackpropClassifier, BackpropRegressor)}
+FITTED = (
+    "n_iter_", "n_layers_", "n_outputs_", "out_activation_", "t_", "loss_", "best_loss_", "loss_curve_",
+    "validation_scores_", "best_validation_score_", "n_features_in_",
+)  # fmt: skip
+
+
+def save(estimator: BaseBackprop, path: str | Path) -> Path:
+    """Write a trained estimator to one file, whole or not at all: under another name first, then renamed.
+
+    **Arguments:** `estimator`, a fitted `BackpropClassifier` or `BackpropRegressor`; `path`, ending in `.safetensors`.
+
+    **Returns:** the path. Directories that do not exist are made.
+
+    **Raises:** `NotFittedError`; `ValueError` for another kind of estimator, another ending, or a setting that JSON
+    cannot hold.
+    """
+    if type(estimator).__name__ not in ESTIMATORS or type(estimator) is not ESTIMATORS[type(estimator).__name__]:
+        raise ValueError(f"estimator must be one of {', '.join(ESTIMATORS)}, got {type(estimator).__name__}")
+    check_is_fitted(estimator)
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise ValueError(f"path={str(path)!r} must end in .safetensors")
+    arrays = {f"coefs/{l}": np.ascontiguousarray(a) for l, a in enumerate(estimator.coefs_)}
+    arrays |= {f"intercepts/{l}": np.ascontiguousarray(a) for l, a in enumerate(estimator.intercepts_)}
+    state = jax.tree.leaves(getattr(estimator, "_optimizer_state", ()))
+    arrays |= {f"optimizer/{i}": np.ascontiguousarray(a).reshape(np.shape(a)) for i, a in enumerate(state)}
+    about = {
+        "format": FORMAT,
+        "estimator": type(estimator).__name__,
+        "settings": {name: _plain(name, value) for name, value in estimator.get_params(deep=False).items()},
+        "fitted": {name: _plain(name, getattr(estimator, name)) for name in FITTED if hasattr(estimator, name)},
+    }
+    if hasattr(estimator, "feature_names_in_"):
+        about["feature_names"] = list(estimator.feature_names_in_)
+    if isinstance(estimator, BackpropClassifier):
+        binarizer = estimator._label_binarizer
+        about["labels"] = {
+            "classes": estimator.classes_.tolist(),
+            "dtype": estimator.classes_.dtype.str,
+            "y_type": binarizer.y_type_,
+            "sparse": bool(binarizer.sparse_input_),
+        }
+    try:
+        text = json.dumps(about | {"sha256": _digest(arrays, about)})
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"estimator has a class label or setting that JSON cannot hold: {error}") from error
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with partial.open("wb") as file:
+            file.write(to_bytes(arrays, metadata={KEY: text}))
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return path
+
+
+def load(path: str | Path) -> BaseBackprop:
+    """The estimator that `save` has written, bit for bit.
+
+    **Raises:** `FileNotFoundError`; `ValueError` with the reason if the file is truncated, corrupt, or not one of ours.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"path={str(path)!r} is no file")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  no mapping
+    except (SafetensorError, OSError, ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"path={str(path)!r} is no intact safetensors file: {error}") from error
+    if KEY not in metadata:
+        raise ValueError(f"path={str(path)!r} was not written by jaxbackprop: its metadata lack the key {KEY!r}")
+    try:
+        about = json.loads(metadata[KEY])
+        if about["format"] != FORMAT:
+            raise ValueError(f"its format is {about['format']!r}, this version reads {FORMAT}")
+        if about.pop("sha256") != _digest(arrays, about):
+            raise ValueError("its contents are not those that were written")
+        return _rebuild(about, arrays)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise ValueError(f"path={str(path)!r} is damaged or not of this version: {reason}") from error
+
+
+def _rebuild(about: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> BaseBackprop:
+    kind = ESTIMATORS[about["estimator"]]
+    settings = {name: _restored(value) for name, value in about["settings"].items()}
+    estimator = kind(**settings)
+    estimator._validate_params()
+    for name in FITTED:
+        if name in about["fitted"]:
+            setattr(estimator, name, about["fitted"][name])
+    layers = estimator.n_layers_ - 1
+    estimator.coefs_ = [np.array(arrays[f"coefs/{l}"]) for l in range(layers)]
+    estimator.intercepts_ = [np.array(arrays[f"intercepts/{l}"]) for l in range(layers)]
+    widths = [estimator.n_features_in_, *estimator._hidden(), estimator.n_outputs_]
+    shapes = [(*coef.shape, *bias.shape) for coef, bias in zip(estimator.coefs_, estimator.intercepts_, strict=True)]
+    if shapes != [(n, m, m) for n, m in pairwise(widths)]:
+        raise ValueError(f"its arrays have shapes {shapes}, its settings call for the widths {widths}")
+    if "feature_names" in about:
+        estimator.feature_names_in_ = np.array(about["feature_names"], dtype=object)
+    if isinstance(estimator, BackpropClassifier):
+        labels = about["labels"]
+        binarizer = LabelBinarizer()
+        binarizer.classes_ = np.array(labels["classes"], dtype=np.dtype(labels["dtype"]))
+        binarizer.y_type_, binarizer.sparse_input_ = labels["y_type"], labels["sparse"]
+        estimator._label_binarizer, estimator.classes_ = binarizer, binarizer.classes_
+    estimator._optimizer_state = _state(estimator, arrays)
+    return estimator
+
+
+def _state(estimator: BaseBackprop, arrays: Mapping[str, np.ndarray]) -> Any:
+    """The optimizer's state, whose structure follows from the optimizer and the parameters."""
+    optimizer = OPTIMIZERS[estimator._trial(0, 1).optimizer]
+    shapes = jax.eval_shape(optimizer.init, to_params(estimator.coefs_, estimator.intercepts_))
+    leaves, structure = jax.tree.flatten(shapes)
+    stored = [np.array(arrays[f"optimizer/{i}"]) for i in range(len(leaves))]
+    if [a.shape for a in stored] != [a.shape for a in leaves]:
+        raise ValueError("its optimizer's state does not fit its parameters")
+    return jax.tree.unflatten(structure, stored)
+
+
+def _plain(name: str, value: Any) -> Any:
+    """A setting or fitted attribute as JSON holds it; tuples and numbers as keys are marked."""
+    if isinstance(value, np.random.RandomState):
+        return None  # a generator is no setting that could be read again
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, tuple):
+        return {"tuple": [_plain(name, item) for item in value]}
+    if isinstance(value, Mapping):
+        return {"pairs": [[_plain(name, key), _plain(name, item)] for key, item in value.items()]}
+    if isinstance(value, np.ndarray):
+        return _plain(name, tuple(value.tolist()))
+    if isinstance(value, list):
+        return [_plain(name, item) for item in value]
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    raise ValueError(f"{name}={value!r} is nothing that JSON can hold")
+
+
+def _restored(value: Any) -> Any:
+    """The inverse of `_plain`."""
+    if isinstance(value, list):
+        return [_restored(item) for item in value]
+    if isinstance(value, dict) and "tuple" in value:
+        return tuple(_restored(item) for item in value["tuple"])
+    if isinstance(value, dict):
+        return {_restored(key): _restored(item) for key, item in value["pairs"]}
+    return value
+
+
+def _digest(arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> str:
+    """SHA-256 of the names, dtypes, shapes and bytes of all arrays, and of what is said about them."""
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+    for name in sorted(arrays):
+        digest.update(f"{name} {arrays[name].dtype.str} {arrays[name].shape} ".encode())
+        digest.update(np.ascontiguousarray(arrays[name]).tobytes())
+    return digest.hexdigest()
