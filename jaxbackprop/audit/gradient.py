@@ -1,0 +1,224 @@
+"""The audit of one gradient."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxbackprop._checks import check_integer, check_real
+from jaxbackprop.audit.diagnosis import Diagnosis, diagnose
+from jaxbackprop.audit.hypotheses import HYPOTHESES, narrow_values
+from jaxbackprop.audit.judge import Evidence, compare, judge, tolerance
+from jaxbackprop.audit.kinks import at_kinks, kink_point
+from jaxbackprop.audit.network import Layout, Network, Trace, backward, find_layers, trace
+from jaxbackprop.audit.network_hypotheses import Family
+from jaxbackprop.audit.points import (
+    Leaves,
+    Structure,
+    axis_lengths,
+    batch_size,
+    copied,
+    describe,
+    draw_point,
+    given_point,
+)
+from jaxbackprop.audit.report import Finding, Report, listed
+from jaxbackprop.audit.shapes import fits, wrong_shape
+from jaxbackprop.audit.witness import Known, Witness, make_witness
+
+
+def audit(
+    gradient_fn: Callable[..., Any],
+    loss_fn: Callable[..., Any],
+    params: Any,
+    *args: Any,
+    network: Network | None = None,
+    l2: float | int | None = None,
+    points: int = 4,
+    seed: int = 0,
+) -> Report:
+    """Is a gradient right? If not, which leaf is wrong, and what is the mistake?
+
+    **Arguments:**
+    - `gradient_fn`: called as `gradient_fn(params, *args)`; returns a gradient built like `params`, of NumPy or JAX
+      arrays.
+    - `loss_fn`: called as `loss_fn(params, *args)`; returns the loss whose gradient it is, one number. It judges:
+      through `jax.grad` if JAX can trace it, else through differences of its values. It is evaluated in float64.
+    - `params`: any pytree of floating-point arrays; `args`: what else both functions need.
+    - `network`: what the loss is made of, if it is that of a fully connected network; then a mistake in the backward
+      pass can be named. Without it the mistakes are those that any loss can have.
+    - `l2`: the strength of the loss's penalty l2/2 sum(W^2), if it has one; a `network` says it itself.
+    - `points`: at how many parameters the gradient is judged: the given ones, and random ones around them.
+    - `seed`: of the random points.
+
+    **Returns:** a `Report`.
+
+    **Raises:** `ValueError` if something handed in cannot be audited: parameters that are no floating-point numbers, a
+    loss that is no finite number, a gradient that is built differently, or a network that is not the loss's.
+    """
+    check_integer("points", points, 1)
+    rng = np.random.default_rng(check_integer("seed", seed, 0))
+    if l2 is not None:
+        check_real("l2", l2, 0)
+    structure = describe(params)
+    layout = None if network is None else find_layers(structure, network.samples_first)
+    witness = make_witness(loss_fn, structure, args, rng)
+    return examine(gradient_fn, witness, structure, args, rng, points=points, network=network, layout=layout, l2=l2)
+
+
+def examine(
+    gradient_fn: Callable[..., Any],
+    witness: Witness,
+    structure: Structure,
+    args: Sequence[Any],
+    rng: np.random.Generator,
+    *,
+    points: int,
+    network: Network | None = None,
+    layout: Layout | None = None,
+    l2: float | int | None = None,
+) -> Report:
+    """`audit`, with whoever knows the right gradient."""
+
+    changed: set[str] = set()
+
+    def call(point: Leaves) -> Any:
+        params = structure.like_the_users(point)
+        gradient = gradient_fn(params, *copied(args))
+        now = [np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(params)]
+        changed.update(
+            path
+            for path, leaf, handed_in, dtype in zip(structure.paths, now, point, structure.dtypes, strict=True)
+            if not np.array_equal(leaf, handed_in.astype(dtype).astype(np.float64))
+        )
+        return gradient
+
+    center = given_point(structure)
+    first = call(center)
+    dtypes = working_types(structure, first)
+    known = witness.at(center)
+    if known is None:
+        raise ValueError("the gradient of loss_fn is not finite at params: audit it where it is")
+    seen = [(center, known, structure.take_apart(first))]
+    while len(seen) < points and (drawn := draw_point(structure, rng, dtypes, witness.at)) is not None:
+        seen.append((*drawn, structure.take_apart(call(drawn[0]))))
+    visited, knowns, raw = map(list, zip(*seen, strict=True))
+
+    got, bad_shapes = in_shape(raw, knowns, dtypes)
+    verdicts = [
+        judge(row, known, point, dtypes, witness, rng) for row, known, point in zip(got, knowns, visited, strict=True)
+    ]
+    samples, traces = batch_size(args), []
+    if network is not None and layout is not None:
+        traces = [trace(network, layout, point, args) for point in visited]
+        check_network(network, layout, traces, knowns)
+        samples, l2 = traces[0].samples, network.l2
+    evidence = Evidence(
+        structure.paths,
+        dtypes,
+        visited,
+        got,
+        knowns,
+        verdicts,
+        samples=samples if samples and samples > 1 else None,
+        lengths=axis_lengths(args, samples),
+        l2=None if l2 is None else float(l2),
+    )
+    family = None if network is None or layout is None else Family(network, layout, traces, evidence)
+    diagnoses = precision(evidence) | diagnose(evidence, family) | bad_shapes
+    errors = [max((row[i].error for row in verdicts if row[i].excuse is None), default=0.0) for i in range(len(dtypes))]
+    if family is not None and not diagnoses and family.activation.kinks and family.depth > 1:
+        at_kink = kink_point(family)
+        leaves = structure.take_apart(call(at_kink))
+        if all(fits(leaf.shape, right.shape) for leaf, right in zip(leaves, at_kink, strict=True)):
+            for i, (error, diagnosis) in at_kinks(family, at_kink, leaves, witness, args).items():
+                errors[i], diagnoses[i] = error, diagnosis
+
+    findings = []
+    for i, (path, leaf) in enumerate(zip(structure.paths, center, strict=True)):
+        error = np.inf if i in bad_shapes else errors[i]
+        if i in diagnoses:
+            findings.append(Finding(path, leaf.shape, error, False, *diagnoses[i]))
+        else:
+            findings.append(Finding(path, leaf.shape, error, True))
+    notes = (*witness.notes, *excuses(evidence), *mutations(changed))
+    return Report(tuple(findings), witness.name, len(visited), notes)
+
+
+def working_types(structure: Structure, gradient: Any) -> tuple[Any, ...]:
+    """The types that the gradient is judged by: the parameters' own; but JAX cuts to float32 what it is told to cut."""
+    cut = jnp.zeros(()).dtype == jnp.float32 and any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(gradient))
+    return tuple(np.dtype(np.float32) if cut and dtype.itemsize > 4 else dtype for dtype in structure.dtypes)
+
+
+def in_shape(
+    raw: Sequence[Leaves], knowns: Sequence[Known], dtypes: Sequence[Any]
+) -> tuple[list[list[np.ndarray]], dict[int, Diagnosis]]:
+    """The gradients in the parameters' shapes, and what is wrong with those that have another one.
+
+    Of these nothing else is judged: the right gradient stands in their place.
+    """
+    got: list[list[np.ndarray]] = []
+    bad: dict[int, Diagnosis] = {}
+    for leaves, known in zip(raw, knowns, strict=True):
+        row = []
+        for i, (leaf, right) in enumerate(zip(leaves, known.gradient, strict=True)):
+            leaf = leaf.astype(np.float64)
+            if fits(leaf.shape, right.shape):
+                row.append(leaf.reshape(right.shape))
+                continue
+            found = wrong_shape(leaf, right, 10 * tolerance(dtypes[i]))
+            bad[i] = found if i not in bad or bad[i].code == found.code else wrong_shape(leaf, right, 0.0)
+            row.append(np.nan_to_num(right))
+        got.append(row)
+    return got, bad
+
+
+def check_network(network: Network, layout: Layout, traces: Sequence[Trace], knowns: Sequence[Known]) -> None:
+    """Refuse a description of another loss: at some point its gradient has to be that of the loss."""
+    worst = []
+    for t, known in zip(traces, knowns, strict=True):
+        ours = layout.leaves(backward(t))
+        off = [compare(*three, None, 1e-6) for three in zip(ours, known.gradient, known.error, strict=True)]
+        if not any(verdict.wrong for verdict in off):
+            return
+        worst.append(max(zip((verdict.error for verdict in off), layout.paths, strict=True)))
+    error, path = min(worst)
+    raise ValueError(
+        f"network={network!r} is not what loss_fn computes: the gradients of the two differ by {error:.1e} in {path}; "
+        "check activation, objective and l2, that the loss is the mean over the samples, and that the loss's first two "
+        "arguments are the inputs and the targets"
+    )
+
+
+def precision(e: Evidence) -> dict[int, Diagnosis]:
+    """Leaves that are right within their tolerance, and have no digit beyond a narrower type than the parameters'."""
+    sentences = {hypothesis.code: hypothesis.sentence for hypothesis in HYPOTHESES}
+    found = {}
+    for i in range(len(e.paths)):
+        for _, facts in narrow_values(e, i):
+            found[i] = Diagnosis("precision", sentences["precision"].format(**facts), 1.0)
+    return found
+
+
+def excuses(e: Evidence) -> list[str]:
+    """Where a difference was seen and is no mistake."""
+    texts = {
+        "kink": "the loss has a kink there, as relu has at 0, and any value between its two slopes is right",
+        "rounding": "the entries are what large terms leave when they cancel; rounding makes that much difference",
+    }
+    notes = []
+    for excuse, text in texts.items():
+        leaves = [i for i in range(len(e.paths)) if any(row[i].excuse == excuse for row in e.verdicts)]
+        count = sum(any(verdict.excuse == excuse for verdict in row) for row in e.verdicts)
+        if leaves:
+            names = listed([e.paths[i] for i in leaves])
+            notes.append(f"Not judged at {count} of {len(e.points)} points: {names}; {text}.")
+    return notes
+
+
+def mutations(changed: set[str]) -> list[str]:
+    names = listed(sorted(changed)) if changed else ""
+    return [f"Beware: gradient_fn writes into the parameters that it is handed ({names})."] if changed else []

@@ -1,0 +1,152 @@
+"""Wrong gradients as data: a backward pass as people write it, in NumPy with the samples first, and what to replace.
+
+Each `Mutant` is one mistake: the line that goes wrong, how, and the code by which the audit has to name it.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import reference
+
+BACKWARD = """
+def backward(params, X, y, f, slope, l2):
+    W, b = params[0::2], params[1::2]
+    N, L = len(X), len(W)
+    z, a = [None], [X]
+    for l in range(1, L + 1):
+        z.append(a[l - 1] @ W[l - 1] + b[l - 1])
+        a.append(f(z[l]))
+    y_hat = softmax(z[L])
+    delta = (y_hat - one_hot(y, y_hat)) / N
+    gradient = [None] * (2 * L)
+    for l in reversed(range(1, L + 1)):
+        dW = a[l - 1].T @ delta + l2 * W[l - 1]
+        db = delta.sum(axis=0)
+        gradient[2 * l - 2 : 2 * l] = dW, db
+        if l > 1:
+            delta = delta @ W[l - 1].T * slope(z[l - 1])
+    return gradient
+"""
+
+
+class Mutant(NamedTuple):
+    """A mistake: its code, the text replaced, what by; for which activation and sizes it can be made."""
+
+    code: str
+    old: str
+    new: str
+    activation: str | None = None
+    sizes: tuple[int, ...] | None = None
+    l2: float = 0.0
+
+
+SLOPE = "slope(z[l - 1])"
+DELTA = "delta = (y_hat - one_hot(y, y_hat)) / N"
+BACK = "delta = delta @ W[l - 1].T"
+DW = "dW = a[l - 1].T @ delta + l2 * W[l - 1]"
+DB = "db = delta.sum(axis=0)"
+END = "    return gradient"
+SQUARE = (3, 3, 3, 3)
+
+MUTANTS = (
+    # The output's error.
+    Mutant("delta_sign", DELTA, "delta = (one_hot(y, y_hat) - y_hat) / N"),
+    Mutant("delta_sign", DELTA, "delta = (one_hot(y, y_hat) - y_hat) / N", l2=0.1),
+    Mutant("delta_without_y", DELTA, "delta = y_hat / N"),
+    Mutant("softmax_jacobian_diagonal", DELTA, "delta = -one_hot(y, y_hat) / y_hat * y_hat * (1 - y_hat) / N"),
+    Mutant("softmax_jacobian_twice", "    gradient =", "    delta = y_hat * (delta - (delta * y_hat).sum(1, keepdims=True))\n    gradient ="),
+    Mutant("slope_at_output", "    gradient =", "    delta = delta * slope(z[L])\n    gradient ="),
+    Mutant("sum_not_mean", DELTA, "delta = y_hat - one_hot(y, y_hat)"),
+    Mutant("sum_not_mean", DELTA, "delta = y_hat - one_hot(y, y_hat)", l2=0.1),
+    Mutant("mean_twice", DELTA, DELTA + " / N"),
+    Mutant("mean_twice", DELTA, DELTA + " / N", l2=0.1),
+    Mutant("mean_twice", DW, "dW = a[l - 1].T @ delta / N"),
+    # The activation's derivative.
+    Mutant("slope_missing", SLOPE, "1"),
+    Mutant("slope_missing", SLOPE, "(1 if l == 2 else slope(z[l - 1]))"),
+    Mutant("slope_at_a", SLOPE, "slope(a[l - 1])"),
+    Mutant("slope_formula_of_z", SLOPE, "(1 - z[l - 1] ** 2)", "tanh"),
+    Mutant("slope_formula_of_z", SLOPE, "z[l - 1] * (1 - z[l - 1])", "sigmoid"),
+    Mutant("slope_formula_of_z", SLOPE, "(1 - np.exp(-z[l - 1]))", "softplus"),
+    Mutant("tanh_slope_cosh_2z", SLOPE, "1 / np.cosh(2 * z[l - 1])", "tanh"),
+    Mutant("tanh_slope_of_z_squared", SLOPE, "(1 - np.tanh(z[l - 1] ** 2))", "tanh"),
+    Mutant("tanh_slope_not_squared", SLOPE, "(1 - a[l - 1])", "tanh"),
+    Mutant("tanh_slope_not_squared", SLOPE, "1 / np.cosh(z[l - 1])", "tanh"),
+    Mutant("tanh_slope_sign", SLOPE, "(1 + a[l - 1] ** 2)", "tanh"),
+    Mutant("sigmoid_slope_unfinished", SLOPE, "a[l - 1]", "sigmoid"),
+    Mutant("sigmoid_slope_unfinished", SLOPE, "(1 - a[l - 1])", "sigmoid"),
+    Mutant("sigmoid_slope_sign", SLOPE, "a[l - 1] * (1 + a[l - 1])", "sigmoid"),
+    Mutant("slope_of_other", SLOPE, "others['tanh'][1](z[l - 1])"),
+    Mutant("slope_of_other", SLOPE, "others['sigmoid'][1](z[l - 1])"),
+    Mutant("slope_of_other", SLOPE, "others['relu'][1](z[l - 1])"),
+    Mutant("slope_of_other", SLOPE, "others['gelu'][1](z[l - 1])"),
+    Mutant("slope_of_other", SLOPE, "(1 - a[l - 1] ** 2)"),
+    Mutant("slope_of_other", SLOPE, "a[l - 1] * (1 - a[l - 1])"),
+    Mutant("slope_is_a", SLOPE, "a[l - 1]"),
+    Mutant("slope_is_1_minus_a", SLOPE, "(1 - a[l - 1])"),
+    Mutant("slope_twice", SLOPE, SLOPE + " ** 2"),
+    Mutant("slope_of_another_layer", SLOPE, "slope(z[min(l, L - 1)])", sizes=SQUARE),
+    Mutant("slope_at_kink", SLOPE, "(z[l - 1] >= 0)", "relu"),
+    Mutant("slope_at_kink", SLOPE, "np.where(z[l - 1] >= 0, 1, 0.01)", "leaky_relu"),
+    Mutant("slope_at_kink", SLOPE, "(np.abs(z[l - 1]) >= 0.5)", "hardshrink"),
+    # The way back through the weights.
+    Mutant("weight_not_transposed", BACK, "delta = delta @ W[l - 1]", sizes=SQUARE),
+    Mutant("weight_of_another_layer", BACK, "delta = delta @ W[l - 2].T", sizes=SQUARE),
+    Mutant("weight_of_another_layer", BACK, "delta = delta @ W[0]", sizes=(3, 4, 3)),
+    Mutant("weight_of_another_layer", BACK, "delta = delta @ W[-1].T", sizes=SQUARE),
+    Mutant("weight_skipped", BACK, "delta = delta", sizes=SQUARE),
+    Mutant("weight_updated", BACK, "delta = delta @ (W[l - 1] - 0.1 * dW).T"),
+    Mutant("weight_updated", BACK, "delta = delta @ (W[l - 1] - 0.5 * dW).T", l2=0.1),
+    # The inputs of the layers, and the sums over the samples.
+    Mutant("input_of_another_layer", DW, "dW = a[l if l < L else l - 1].T @ delta", sizes=SQUARE),
+    Mutant("input_of_another_layer", DW, "dW = a[0].T @ delta", sizes=SQUARE),
+    Mutant("input_before_activation", DW, "dW = (z[l - 1] if l > 1 else X).T @ delta"),
+    Mutant("few_samples", DB, "db = delta[0]"),
+    Mutant("few_samples", DB, "db = delta[: y_hat.shape[1]].sum(axis=0)"),
+    Mutant("not_summed", DB, "db = delta"),
+    # Single leaves.
+    Mutant("zero", END, "    gradient[0] = np.zeros_like(gradient[0])\n    return gradient"),
+    Mutant("zero", END, "    gradient[3] = 0 * gradient[3]\n    return gradient"),
+    Mutant("sign", END, "    gradient[1] = -gradient[1]\n    return gradient"),
+    Mutant("double", END, "    gradient[2] = 2 * gradient[2]\n    return gradient"),
+    Mutant("half", END, "    gradient[2] = gradient[2] / 2\n    return gradient"),
+    Mutant("sum_not_mean", END, "    gradient[3] = N * gradient[3]\n    return gradient"),
+    Mutant("factor", END, "    gradient[0] = 1.7 * gradient[0]\n    return gradient"),
+    Mutant("transposed", END, "    gradient[2] = gradient[2].T\n    return gradient"),
+    Mutant("transposed", END, "    gradient[2] = gradient[2].T\n    return gradient", sizes=SQUARE),
+    Mutant("copy", END, "    gradient[0] = gradient[2]\n    return gradient", sizes=SQUARE),
+    Mutant("copy", END, "    gradient[1] = gradient[3]\n    return gradient", sizes=SQUARE),
+    Mutant("precision", END, "    return [g.astype(np.float32) for g in gradient]"),
+    Mutant("precision", END, "    return [g.astype(np.float32).astype(float) for g in gradient]"),
+    Mutant("precision", END, "    return [g.astype(np.float16).astype(float) for g in gradient]"),
+    # The l2 term.
+    Mutant("l2_missing", "+ l2 * W[l - 1]", "", l2=0.1),
+    Mutant("l2_doubled", "+ l2 * W[l - 1]", "+ 2 * l2 * W[l - 1]", l2=0.1),
+    Mutant("l2_halved", "+ l2 * W[l - 1]", "+ l2 / 2 * W[l - 1]", l2=0.1),
+    Mutant("l2_sign", "+ l2 * W[l - 1]", "- l2 * W[l - 1]", l2=0.1),
+    Mutant("l2_times_n", "+ l2 * W[l - 1]", "+ N * l2 * W[l - 1]", l2=0.1),
+    Mutant("l2_over_n", "+ l2 * W[l - 1]", "+ l2 * W[l - 1] / N", l2=0.1),
+    Mutant("l2_wrong", "+ l2 * W[l - 1]", "+ 0.37 * W[l - 1]", l2=0.1),
+    Mutant("l2_on_bias", DB, DB + " + l2 * b[l - 1]", l2=0.1),
+)
+
+
+def softmax(z):
+    e = np.exp(z - z.max(axis=1, keepdims=True))
+    return e / e.sum(axis=1, keepdims=True)
+
+
+def one_hot(y, like):
+    return np.eye(like.shape[1], dtype=like.dtype)[y]
+
+
+def build(activation, mutant=None):
+    """The backward pass as a function of (params, X, y), with its mistake if there is one."""
+    source, l2 = BACKWARD, 0.0
+    if mutant is not None:
+        assert source.count(mutant.old) == 1, mutant.old
+        source, l2 = source.replace(mutant.old, mutant.new), mutant.l2
+    names = {"np": np, "softmax": softmax, "one_hot": one_hot, "others": reference.ACTIVATIONS}
+    exec(source, names)
+    f, slope = reference.ACTIVATIONS[activation]
+    return lambda params, X, y, *_: names["backward"](params, X, y, f, slope, l2)
