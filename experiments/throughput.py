@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import pairwise
 from math import gcd
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -43,7 +44,7 @@ class Size(NamedTuple):
 
     rounds: int = 5
     networks: int = 512
-    steps: Mapping[int, int] = {3: 2000, 32: 300}  # noqa: RUF012 - of each hidden width
+    steps: Mapping[int, int] = {3: 2000, 32: 300}  # of each hidden width
     digits: int = 200
     widths: int = 100
     epochs: int = 20
@@ -160,7 +161,7 @@ def measure_peers(hidden: int, size: Size, c: Peer | None) -> tuple[pd.DataFrame
 def training_flops(sizes: Sequence[int], samples: int) -> int:
     """Floating-point operations of a step's matrix products: each weight takes 2 a sample forward, 2 for its gradient
     and 2 to send the error back, which the first layer need not do."""
-    weights = [a * b for a, b in zip(sizes[:-1], sizes[1:], strict=True)]
+    weights = [a * b for a, b in pairwise(sizes)]
     return samples * (6 * sum(weights) - 2 * weights[0])
 
 
