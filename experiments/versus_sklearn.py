@@ -71,7 +71,7 @@ def main(
     if moons_epochs:
         rows.append(compare_moons(moons_epochs, moons_sample))
     table = pd.DataFrame(rows)
-    print("\nsearches: scikit-learn's seconds are those of `timed` candidates, times candidates / timed\n")
+    print("\nGridSearchCV and SweepSearchCV: the former's seconds are those of the `timed` candidates, scaled\n")
     print(table.to_string(index=False))
     print("saved", save_table(table, out / "versus_sklearn.csv"))
     print("saved", save_figure(draw(table), out / "versus_sklearn.png"))
@@ -89,7 +89,7 @@ def main(
         accuracies = pd.DataFrame([accuracy(name, seeds) for name in datasets if name in CLASSIFIED])
         print(f"\nmean accuracy of 5 folds, {seeds} seeds, default settings (± standard error over the seeds)\n")
         print(accuracies.to_string(index=False))
-        save_table(accuracies, out / "versus_sklearn_accuracy.csv")
+        print("saved", save_table(accuracies, out / "versus_sklearn_accuracy.csv"))
     return table
 
 

@@ -52,6 +52,12 @@ SMALL_ON_ALL_CORES = [
         ["digits_confusion.png", "digits_misread.png"],
         "misread",
     ),
+    (
+        "versus_sklearn",
+        "--datasets iris --epochs 2 --tenfold --sample 2 --moons-epochs 0 --seeds 2 --no-fresh-process",
+        ["versus_sklearn.csv", "versus_sklearn.png", "versus_sklearn_accuracy.csv"],
+        "GridSearchCV",
+    ),
 ]
 
 
