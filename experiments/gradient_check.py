@@ -46,7 +46,7 @@ def check_network(precision: str, layers: int, samples: int, seed: int) -> list[
     """One row for each activation and stage of a network with so many layers of weights."""
     sizes = (2, 3, 2) if layers == 2 else (2, *[4] * (layers - 1), 3)
     rng = np.random.default_rng(seed)
-    with float64():
+    with float64(), jax.default_matmul_precision("highest"):  # a GPU would round float32 products to 10 bits
         draw = partial(jnp.asarray, dtype=precision)
         params = tuple(
             Layer(draw(rng.normal(0, width**-0.5, (out, width))), draw(rng.normal(0, 0.1, out)))

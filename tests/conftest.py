@@ -1,5 +1,6 @@
 """What all tests share."""
 
+import jax
 import jaxtyping
 import pytest
 from hypothesis import HealthCheck, settings
@@ -16,6 +17,13 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 settings.load_profile("fixed")
+
+
+@pytest.fixture(autouse=True)
+def full_precision():
+    """On GPUs products of float32 matrices would otherwise be rounded to the 10 bits of TF32."""
+    with jax.default_matmul_precision("highest"):
+        yield
 
 
 @pytest.fixture
