@@ -37,6 +37,7 @@ PARALLEL_MLPS = 37_000  # network-steps a second that ParallelMLPs made of the s
 TEN = ("sigmoid", "relu", "tanh", "selu", "leaky_relu", "identity", "elu", "gelu", "mish", "hardshrink")
 
 Rates = dict[str, dict[int, float]]
+INKS = (*COLORS[:6], COLORS[7])  # yellow names are hard to read on white
 
 
 class Size(NamedTuple):
@@ -259,7 +260,7 @@ def draw(panels: Sequence[tuple[str, Sequence[int], Rates]], cores: int, path: P
     for ax, (label, xs, rates) in zip(axes[0], panels, strict=True):
         for name, curve in rates.items():
             k = order.index(name)
-            style = {"color": COLORS[k], "marker": MARKERS[k], "linestyle": DASHES[k % len(DASHES)]}
+            style = {"color": INKS[k], "marker": MARKERS[k], "linestyle": DASHES[k % len(DASHES)]}
             ax.plot(xs, list(curve.values()), linewidth=2.5 if name == SWEEP else 1.6, markersize=6, **style)
         ax.set(xscale="log", yscale="log", xlabel=label, ylim=(low / 1.6, high * 1.6), xlim=(None, xs[-1] * 1.3))
         ax.set_xticks(xs, [f"{x:,}" for x in xs])
@@ -267,9 +268,7 @@ def draw(panels: Sequence[tuple[str, Sequence[int], Rates]], cores: int, path: P
         ax.grid(alpha=0.3)
         ends = {name: list(curve.values())[-1] for name, curve in rates.items()}
         for name, height in apart(ends, gap=(high / low) ** (1 / 20)).items():
-            ax.text(
-                xs[-1] * 1.4, height, name, color=COLORS[order.index(name)], va="center", fontsize=10, clip_on=False
-            )
+            ax.text(xs[-1] * 1.4, height, name, color=INKS[order.index(name)], va="center", fontsize=10, clip_on=False)
     axes[0, 0].set_ylabel("network-steps a second")
     figure.suptitle(
         f"Training networks of one hidden layer on {SAMPLES} samples, full batch, {cores} cores", fontsize=12

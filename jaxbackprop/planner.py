@@ -26,7 +26,8 @@ ELEMENT = 0.6e-9  # all elementwise work on one unit's activation of one sample,
 FLOP = 1e-11  # in a matrix product
 CHOICE = 1.5  # how much longer a step takes that chooses its activation while it runs
 
-CACHE = 400_000  # bytes of activations of one chunk, so that forward and backward pass stay in a core's cache
+CACHE = 300_000  # bytes of activations of one chunk, so that forward and backward pass stay in a core's cache
+FEWEST = 4  # networks of a chunk, however large: their matrix products run faster side by side
 SLOTS = {"sgd": 0, "momentum": 1, "nesterov": 1, "adam": 2, "adamw": 2, "rmsprop": 1, "adagrad": 1}
 
 
@@ -266,7 +267,7 @@ def _lay_out(
     room = workload.memory_budget - held * len(networks) - _data_bytes(workload)
     largest = max(1, int(room // (live * workload.devices)))
     if workload.cache is not None:
-        largest = min(largest, max(1, workload.cache // (workload.itemsize * units * samples)))
+        largest = min(largest, max(FEWEST, workload.cache // (workload.itemsize * units * samples)))
     chunk_sizes = np.arange(1, min(largest, int(sizes.max())) + 1)
     chunks = (-(-sizes[:, None] // chunk_sizes)).sum(axis=0)
     rounds = -(-chunks // workload.devices)

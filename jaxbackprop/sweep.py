@@ -63,7 +63,7 @@ def sweep(
     - `weights`: one a sample.
     - `objective`: "softmax", "sigmoid" or "squared"; by default what y calls for.
     - `scheme`: how initial parameters are drawn, see `init_params`.
-    - `record_every`: epochs from one point of the loss curves to the next; by default a fiftieth of them all.
+    - `record_every`: epochs from one point of the loss curves to the next; by default a twentieth of them all.
     - `shuffle_seed`: of the split and of the order of mini-batches, one order for the whole grid.
     - `patience`: early stopping: a trial ends after so many records without a lower validation loss, and keeps the
       parameters of its best record.
@@ -81,7 +81,7 @@ def sweep(
     """
     trials = expand(grid)
     epochs = check_integer("epochs", epochs, 1)
-    every = max(1, epochs // 50) if record_every is None else check_integer("record_every", record_every, 1)
+    every = max(1, epochs // 20) if record_every is None else check_integer("record_every", record_every, 1)
     choose("scheme", scheme, SCHEMES)
     shuffle_seed = check_integer("shuffle_seed", shuffle_seed, 0)
     problem = make_problem(
