@@ -9,6 +9,10 @@ from jaxbackprop import backprop as _backprop
 from jaxbackprop import network as _network
 from jaxbackprop.activations import ACTIVATIONS as ACTIVATIONS
 from jaxbackprop.activations import Activation as Activation
+from jaxbackprop.audit import Network as Network
+from jaxbackprop.audit import audit as audit
+from jaxbackprop.audit import audit_network as audit_network
+from jaxbackprop.audit import audit_stages as audit_stages
 from jaxbackprop.devices import compiler_options as compiler_options
 from jaxbackprop.devices import join_hosts as join_hosts
 from jaxbackprop.devices import use_all_cores as use_all_cores

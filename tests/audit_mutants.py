@@ -1,8 +1,10 @@
 """Wrong gradients as data: a backward pass as people write it, in NumPy with the samples first, and what to replace.
 
-Each `Mutant` is one mistake: the line that goes wrong, how, and the code by which the audit has to name it.
+Each `Mutant` is one mistake: the text that goes wrong, how, and the code by which the audit has to name it. Each
+`Spoiler` does the same to the gradient of any loss.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -54,7 +56,11 @@ MUTANTS = (
     Mutant("delta_sign", DELTA, "delta = (one_hot(y, y_hat) - y_hat) / N", l2=0.1),
     Mutant("delta_without_y", DELTA, "delta = y_hat / N"),
     Mutant("softmax_jacobian_diagonal", DELTA, "delta = -one_hot(y, y_hat) / y_hat * y_hat * (1 - y_hat) / N"),
-    Mutant("softmax_jacobian_twice", "    gradient =", "    delta = y_hat * (delta - (delta * y_hat).sum(1, keepdims=True))\n    gradient ="),
+    Mutant(
+        "softmax_jacobian_twice",
+        "    gradient =",
+        "    delta = y_hat * (delta - (delta * y_hat).sum(1, keepdims=True))\n    gradient =",
+    ),
     Mutant("slope_at_output", "    gradient =", "    delta = delta * slope(z[L])\n    gradient ="),
     Mutant("sum_not_mean", DELTA, "delta = y_hat - one_hot(y, y_hat)"),
     Mutant("sum_not_mean", DELTA, "delta = y_hat - one_hot(y, y_hat)", l2=0.1),
@@ -82,8 +88,10 @@ MUTANTS = (
     Mutant("slope_of_other", SLOPE, "others['gelu'][1](z[l - 1])"),
     Mutant("slope_of_other", SLOPE, "(1 - a[l - 1] ** 2)"),
     Mutant("slope_of_other", SLOPE, "a[l - 1] * (1 - a[l - 1])"),
-    Mutant("slope_is_a", SLOPE, "a[l - 1]"),
-    Mutant("slope_is_1_minus_a", SLOPE, "(1 - a[l - 1])"),
+    Mutant("slope_is_a", SLOPE, "a[l - 1]", "relu"),
+    Mutant("slope_is_a", SLOPE, "a[l - 1]", "softplus"),
+    Mutant("slope_is_1_minus_a", SLOPE, "(1 - a[l - 1])", "relu"),
+    Mutant("slope_is_1_minus_a", SLOPE, "(1 - a[l - 1])", "elu"),
     Mutant("slope_twice", SLOPE, SLOPE + " ** 2"),
     Mutant("slope_of_another_layer", SLOPE, "slope(z[min(l, L - 1)])", sizes=SQUARE),
     Mutant("slope_at_kink", SLOPE, "(z[l - 1] >= 0)", "relu"),
@@ -140,9 +148,9 @@ def one_hot(y, like):
     return np.eye(like.shape[1], dtype=like.dtype)[y]
 
 
-def build(activation, mutant=None):
-    """The backward pass as a function of (params, X, y), with its mistake if there is one."""
-    source, l2 = BACKWARD, 0.0
+def build(activation, mutant=None, l2=0.0):
+    """The backward pass as a function of (params, X, y), with its mistake, and that one's l2, if there is one."""
+    source = BACKWARD
     if mutant is not None:
         assert source.count(mutant.old) == 1, mutant.old
         source, l2 = source.replace(mutant.old, mutant.new), mutant.l2
@@ -150,3 +158,90 @@ def build(activation, mutant=None):
     exec(source, names)
     f, slope = reference.ACTIVATIONS[activation]
     return lambda params, X, y, *_: names["backward"](params, X, y, f, slope, l2)
+
+
+class Spoiler(NamedTuple):
+    """A mistake in the gradient of any loss: its code, the leaf it is in, and how it changes the right gradient_fn.
+
+    `l2` is the strength of the loss's penalty, on W alone; None if the audit is not told it.
+    """
+
+    code: str
+    leaf: str
+    spoil: Callable
+    l2: float | None = 0.0
+
+
+def of(leaf, change):
+    """Change one leaf; `change` is a function of the leaf's right gradient, all parameters, X and the l2."""
+
+    def spoil(right, l2):
+        def wrong(params, X, Y):
+            gradient = right(params, X, Y)
+            return gradient | {leaf: change(gradient[leaf], params, X, l2)}
+
+        return wrong
+
+    return spoil
+
+
+def remembered(right, l2):
+    calls = []
+
+    def wrong(params, X, Y):
+        calls.append(right(params, X, Y))
+        return calls[-1] | {"W": calls[0]["W"]}
+
+    return wrong
+
+
+def one_call_late(right, l2):
+    calls = []
+
+    def wrong(params, X, Y):
+        calls.append(right(params, X, Y))
+        return calls[-1] | {"V": calls[max(len(calls) - 2, 0)]["V"]}
+
+    return wrong
+
+
+def copied(right, l2):
+    def wrong(params, X, Y):
+        gradient = right(params, X, Y)
+        return gradient | {"V": gradient["U"]}
+
+    return wrong
+
+
+# The loss is the mean, over N samples and 3 outputs, of the square of tanh(X W U) V + b - Y, plus l2/2 sum(W^2).
+SPOILERS = (
+    Spoiler("zero", "W", of("W", lambda g, p, X, l2: 0 * g)),
+    Spoiler("sign", "V", of("V", lambda g, p, X, l2: -g)),
+    Spoiler("double", "b", of("b", lambda g, p, X, l2: 2 * g)),
+    Spoiler("half", "W", of("W", lambda g, p, X, l2: g / 2)),
+    Spoiler("sum_not_mean", "W", of("W", lambda g, p, X, l2: len(X) * g)),
+    Spoiler("sum_not_mean", "V", of("V", lambda g, p, X, l2: 3 * g)),  # summed over the outputs
+    Spoiler("sum_not_mean", "b", of("b", lambda g, p, X, l2: 3 * len(X) * g)),
+    Spoiler("mean_twice", "V", of("V", lambda g, p, X, l2: g / len(X))),
+    Spoiler("mean_twice", "W", of("W", lambda g, p, X, l2: g / 3)),
+    Spoiler("factor", "W", of("W", lambda g, p, X, l2: -0.37 * g)),
+    Spoiler("transposed", "V", of("V", lambda g, p, X, l2: g.T)),
+    Spoiler("transposed", "W", of("W", lambda g, p, X, l2: g.T)),
+    Spoiler("copy", "V", copied),
+    Spoiler("stale", "W", remembered),
+    Spoiler("stale", "V", one_call_late),
+    Spoiler("not_summed", "b", of("b", lambda g, p, X, l2: np.tile(g / len(X), (len(X), 1)))),
+    Spoiler("not_finite", "b", of("b", lambda g, p, X, l2: np.full_like(g, np.nan))),
+    Spoiler("precision", "W", of("W", lambda g, p, X, l2: g.astype(np.float32))),
+    Spoiler("l2_missing", "W", of("W", lambda g, p, X, l2: g - l2 * p["W"]), 0.3),
+    Spoiler("l2_missing", "W", of("W", lambda g, p, X, l2: g - 0.3 * p["W"]), None),
+    Spoiler("l2_doubled", "W", of("W", lambda g, p, X, l2: g + l2 * p["W"]), 0.3),
+    Spoiler("l2_doubled", "V", of("V", lambda g, p, X, l2: g + 0.3 * p["V"])),  # and the loss has none
+    Spoiler("l2_halved", "W", of("W", lambda g, p, X, l2: g - l2 / 2 * p["W"]), 0.3),
+    Spoiler("l2_sign", "W", of("W", lambda g, p, X, l2: g - 2 * l2 * p["W"]), 0.3),
+    Spoiler("l2_on_bias", "b", of("b", lambda g, p, X, l2: g + l2 * p["b"]), 0.3),
+    Spoiler("l2_on_bias", "b", of("b", lambda g, p, X, l2: g + 0.3 * p["b"]), None),
+    Spoiler("l2_times_n", "W", of("W", lambda g, p, X, l2: g + (len(X) - 1) * l2 * p["W"]), 0.3),
+    Spoiler("l2_over_n", "W", of("W", lambda g, p, X, l2: g - (1 - 1 / len(X)) * l2 * p["W"]), 0.3),
+    Spoiler("l2_wrong", "W", of("W", lambda g, p, X, l2: g + 0.07 * p["W"]), 0.3),
+)

@@ -4,7 +4,7 @@ A diagnosis is made only if what it leaves unexplained is next to nothing; near 
 that explains all leaves, the right ones included, goes before several that explain a leaf each.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, partial
 from typing import NamedTuple
 
@@ -41,24 +41,32 @@ def diagnose(e: Evidence, family: Family | None) -> dict[int, Diagnosis]:
     wrong = [i for i in range(len(e.paths)) if e.wrong_points(i)]
     if not wrong:
         return {}
-    general = list(general_candidates(e, wrong))
-    special = [] if family is None else list(network_candidates(e, family, wrong))
+    noises = {i: noise(e, i) for i in wrong}
 
-    whole = [c for c in special if c.spares_the_right and all(accepted(c.unexplained.get(i, 1.0), e, i) for i in wrong)]
+    def fits(candidate: Candidate, i: int) -> bool:
+        return candidate.unexplained.get(i, 1.0) <= max(NEXT_TO_NOTHING, noises[i])
+
+    special = [] if family is None else list(network_candidates(e, family, wrong))
+    whole = [c for c in special if c.spares_the_right and all(fits(c, i) for i in wrong)]
     if whole:
-        one = best(whole, e, wrong)
+        one = best(whole, noises)
         return {i: Diagnosis(one.code, one.sentence, 1 - one.unexplained[i]) for i in wrong}
 
+    candidates = [*general_candidates(e, wrong), *special]
+    fitting = {i: [c for c in candidates if fits(c, i)] for i in wrong}
+    rest = [i for i in wrong if not fitting[i]]
+    if family is not None and rest:
+        twofold = list(scaled_candidates(e, family, rest))
+        fitting |= {i: [c for c in twofold if fits(c, i)] for i in rest}
     diagnoses = {}
     for i in wrong:
-        fits = [c for c in (*general, *special) if accepted(c.unexplained.get(i, 1.0), e, i)]
-        if not fits and family is not None:
-            fits = list(scaled_candidates(e, family, i))
-        if fits:
-            one = best(fits, e, [i])
+        if fitting[i]:
+            one = best(fitting[i], {i: noises[i]})
             diagnoses[i] = Diagnosis(one.code, one.sentence, 1 - one.unexplained[i])
         else:
-            diagnoses[i] = unknown(e, i, [*general, *special])
+            known = unknown(e, i, candidates)
+            where = "" if family is None or known.code else deduction(family, i)
+            diagnoses[i] = known._replace(sentence=known.sentence + where)
     return diagnoses
 
 
@@ -79,37 +87,42 @@ def network_candidates(e: Evidence, f: Family, wrong: Sequence[int]) -> Iterator
             left = {}
             for i in wrong:
                 leaf = partial(predict_leaf, predict, i)
-                first = unexplained(e, i, leaf, few=1)  # one point tells whether the others are worth the work
-                left[i] = unexplained(e, i, leaf) if first < 0.5 else first
+                left[i] = unexplained(e, i, leaf, few=1)  # one point tells whether the others are worth the work
+                if left[i] < 0.5:
+                    left[i] = unexplained(e, i, leaf)
             if min(left.values()) < 0.5:
                 spared = all(spares(e, i, predict) for i in range(len(e.paths)) if i not in wrong)
                 yield Candidate(rank, hypothesis.code, hypothesis.sentence.format(**facts), left, spared)
 
 
-def scaled_candidates(e: Evidence, f: Family, i: int) -> Iterator[Candidate]:
-    """A network's mistake together with a constant factor: the two most common ones at once."""
+def scaled_candidates(e: Evidence, f: Family, leaves: Sequence[int]) -> Iterator[Candidate]:
+    """A network's mistake together with a constant factor: two in one leaf, one of them the most common one."""
     for rank, hypothesis in enumerate(NETWORK_HYPOTHESES, start=len(HYPOTHESES)):
         for steps, facts in hypothesis.variants(f):
-            predict = partial(predict_leaf, cache(partial(predict_point, f, steps)), i)
-            points = e.wrong_points(i)
-            factor = ratio(
-                sum(inner(e.got[k][i], predict(k)) for k in points), sum(inner(predict(k), predict(k)) for k in points)
-            )
-            left = unexplained(e, i, lambda k: factor * predict(k))  # noqa: B023  called here and now
-            if accepted(left, e, i):
-                which = f"; and on top of that, all is {number(factor)} times as large"
-                which += f" ({of_the_batch(factor, e)})" if of_the_batch(factor, e) else ""
-                yield Candidate(rank, hypothesis.code, hypothesis.sentence.format(**facts) + which, {i: left})
+            predict = cache(partial(predict_point, f, steps))
+            for i in leaves:
+                leaf = partial(predict_leaf, predict, i)
+                if scaled(e, i, leaf, few=1)[0] < 0.1:
+                    left, factor = scaled(e, i, leaf)
+                    sentence = hypothesis.sentence.format(**facts) + and_a_factor(factor, e)
+                    yield Candidate(rank, hypothesis.code, sentence, {i: left})
 
 
-def of_the_batch(factor: float, e: Evidence) -> str:
-    """What a factor has to do with the number of samples."""
-    for name, value in (("the number of samples: a sum, not a mean", e.samples), ("the sign is turned", -1)):
-        if value and abs(factor / value - 1) < 1e-3:
-            return name
-    return (
-        "one over the number of samples: a mean taken twice" if e.samples and abs(factor * e.samples - 1) < 1e-3 else ""
-    )
+def scaled(e: Evidence, i: int, predict: Callable[[int], np.ndarray], few: int | None = None) -> tuple[float, float]:
+    """What a prediction times the constant that fits best leaves unexplained, and that constant."""
+    points = e.wrong_points(i)[:few]
+    over = sum(inner(e.got[k][i], predict(k)) for k in points)
+    factor = ratio(over, sum(inner(predict(k), predict(k)) for k in points))
+    return unexplained(e, i, lambda k: factor * predict(k), few), factor
+
+
+def and_a_factor(factor: float | int, e: Evidence) -> str:
+    """The second mistake in words."""
+    names = {-1.0: "the sign is turned"}
+    if e.samples:
+        names |= {e.samples: "a sum over the samples, not their mean", 1 / e.samples: "a mean taken twice"}
+    name = next((f" ({name})" for value, name in names.items() if abs(factor / value - 1) < 1e-3), "")
+    return f"; and on top of that it is {number(factor)} times as large{name}"
 
 
 def predict_point(f: Family, steps: Callable[[int], Steps], k: int) -> list[np.ndarray]:
@@ -149,17 +162,16 @@ def noise(e: Evidence, i: int) -> float:
     return min(worst, 0.1)
 
 
-def accepted(left: float, e: Evidence, i: int) -> bool:
-    return left <= max(NEXT_TO_NOTHING, noise(e, i))
+def best(candidates: Sequence[Candidate], noises: Mapping[int, float]) -> Candidate:
+    """The first in the order of the tables among those that explain as much as the one that explains most.
 
-
-def best(candidates: Sequence[Candidate], e: Evidence, leaves: Sequence[int]) -> Candidate:
-    """The first in the order of the tables among those that explain as much as the one that explains most."""
+    Of a leaf's difference the share in `noises` cannot be told apart.
+    """
 
     def worst(candidate: Candidate) -> float:
-        return max(candidate.unexplained[i] for i in leaves)
+        return max(candidate.unexplained[i] for i in noises)
 
-    limit = max(3 * min(map(worst, candidates)), max(noise(e, i) for i in leaves))
+    limit = max(3 * min(map(worst, candidates)), *noises.values())
     return min((c for c in candidates if worst(c) <= limit), key=lambda c: c.rank)
 
 
@@ -198,7 +210,23 @@ def unknown(e: Evidence, i: int, candidates: Sequence[Candidate]) -> Diagnosis:
     return Diagnosis(None, "; ".join(filter(None, parts)), 0.0)
 
 
-def direction(cosine: float, factor: float) -> str:
+def deduction(f: Family, i: int) -> str:
+    """Where a mistake without a name must lie, from which of the other leaves are right."""
+    wrong = [(bool(f.evidence.wrong_points(w)), bool(f.evidence.wrong_points(b))) for w, b in f.layout.pairs]
+    l = next(l for l, pair in enumerate(f.layout.pairs, start=1) if i in pair)
+    by_weight, by_bias = wrong[l - 1]
+    if any(any(pair) for pair in wrong[l:]):
+        return "; it may be a consequence of what is wrong above it"
+    if not by_bias:
+        return f". As b^{l} is right, so is delta: the mistake is in dL/dW^{l} itself"
+    if not by_weight:
+        return f". As W^{l} is right, so is delta: the mistake is in dL/db^{l} itself"
+    if l == f.depth:
+        return f". It is in the first step, delta^{l + 1}, or in both gradients of layer {l}"
+    return f". As all above is right, the mistake is in the step from delta^{l + 2} to delta^{l + 1}"
+
+
+def direction(cosine: float | int, factor: float | int) -> str:
     if cosine > 0.99:
         return f"it points the right way, about {number(factor)} times as long"
     angle = np.degrees(np.arccos(np.clip(cosine, -1, 1)))

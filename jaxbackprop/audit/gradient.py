@@ -28,6 +28,11 @@ from jaxbackprop.audit.report import Finding, Report, listed
 from jaxbackprop.audit.shapes import fits, wrong_shape
 from jaxbackprop.audit.witness import Known, Witness, make_witness
 
+DESCRIBE = (
+    "If this is a fully connected network, say so by network=Network(activation, ...): then the mistakes of a backward "
+    "pass are looked for too."
+)
+
 
 def audit(
     gradient_fn: Callable[..., Any],
@@ -143,7 +148,9 @@ def examine(
             findings.append(Finding(path, leaf.shape, error, False, *diagnoses[i]))
         else:
             findings.append(Finding(path, leaf.shape, error, True))
-    notes = (*witness.notes, *excuses(evidence), *mutations(changed))
+    unknown = any(diagnosis.code is None for diagnosis in diagnoses.values())
+    hints = (DESCRIBE,) if unknown and network is None else ()
+    notes = (*witness.notes, *excuses(evidence), *mutations(changed), *hints)
     return Report(tuple(findings), witness.name, len(visited), notes)
 
 

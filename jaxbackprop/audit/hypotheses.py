@@ -103,14 +103,14 @@ def copy_of_another(e: Evidence, i: int) -> Iterator[Guess]:
 
 def at_first_point(e: Evidence, i: int) -> Iterator[Guess]:
     """The gradient at the first parameters that it was asked for, whatever the parameters are now."""
-    yield Guess([e.right(0, i)] * len(e.points), {"which": "the first parameters that it was called with"})
+    yield Guess([e.right(0, i)] * len(e.points), {"which": "those of the first call"})
 
 
 def at_previous_point(e: Evidence, i: int) -> Iterator[Guess]:
     """The gradient at the parameters of the call before."""
     if len(e.points) > 2:  # with two points it is the same as the first
         rows = [e.right(max(k - 1, 0), i) for k in range(len(e.points))]
-        yield Guess(rows, {"which": "the parameters of the call before"})
+        yield Guess(rows, {"which": "those of the call before"})
 
 
 def stale(e: Evidence, i: int) -> Iterator[Guess]:
@@ -212,14 +212,14 @@ HYPOTHESES = (
     Hypothesis(
         "double",
         twice,
-        "equal to {factor} times the gradient of the loss: a 1/2 is missing (as the 1/2 of a square, whose "
-        "derivative brings down a 2), or something is added twice",
+        "equal to {factor} times the gradient of the loss: the 1/2 that goes with a square in the loss is "
+        "lost, or something is added twice",
     ),
     Hypothesis(
         "half",
         half,
-        "equal to {factor} times the gradient of the loss: the 2 that the derivative of a square brings down is "
-        "missing, or a 1/2 is there twice",
+        "equal to {factor} times the gradient of the loss: the 2 that a square brings down when it is "
+        "differentiated is lost, or a 1/2 is there twice",
     ),
     Hypothesis("sum_not_mean", times_length, SUM_NOT_MEAN),
     Hypothesis("mean_twice", over_length, MEAN_TWICE),
@@ -310,11 +310,11 @@ def inner(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.nansum(a * b))
 
 
-def ratio(over: float, under: float) -> float:
+def ratio(over: float | int, under: float | int) -> float:
     return over / under if under > 0 else 0.0
 
 
-def number(value: float) -> str:
+def number(value: float | int) -> str:
     """A measured number with the digits that matter: 200, 0.005, -1."""
     return f"{value:.4g}"
 

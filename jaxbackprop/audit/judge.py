@@ -72,7 +72,7 @@ def judge(
         compare(g, right, error, along, tolerance(dtype))
         for g, right, error, along, dtype in zip(got, *known, dtypes, strict=True)
     ]
-    wrong = [i for i, verdict in enumerate(verdicts) if verdict.wrong]
+    wrong = [i for i, verdict in enumerate(verdicts) if verdict.wrong and np.isfinite(got[i]).all()]
     if wrong and witness.rounded is not None:
         differences = {i: largest(got[i] - known.gradient[i]) for i in wrong}
         noise = rounding(witness, point, known, dtypes, wrong)

@@ -11,13 +11,12 @@ from jaxbackprop.audit.judge import largest, tolerance
 from jaxbackprop.audit.network import Steps, elementwise, trace
 from jaxbackprop.audit.network_hypotheses import Family
 from jaxbackprop.audit.points import Leaves
-from jaxbackprop.audit.slopes import formula
 from jaxbackprop.audit.witness import Witness
 from jaxbackprop.oracle import relative_error
 
 AT_KINK = (
-    "right everywhere but where {z} is {kink} exactly: there {f}' is taken as {wrong}, the derivation takes the "
-    '"otherwise" branch; {f}\'({z}) = {formula} (compare with >, not with >=)'
+    "right but for one point: exactly at {z} = {kink} {f}' is taken as {wrong}, where the derivation gives the "
+    '"otherwise" branch, {right}; compare with >, not with >='
 )
 
 
@@ -51,8 +50,8 @@ def at_kinks(
         other = f.predict_from(t, Steps(slope=lambda t, m: slope if m == l else t.slopes[m]))  # noqa: B023
         limits = [10 * tolerance(dtype) * largest(o) for dtype, o in zip(f.evidence.dtypes, other, strict=True)]
         if all(largest(got[i] - other[i]) <= limits[i] for i in wrong):
-            facts = {"z": f"z^{l}", "kink": number(kink), "f": f.activation.name, "wrong": number(slope[0, 0])}
-            sentence = AT_KINK.format(**facts, formula=formula(f.activation))
+            facts = {"z": f"z^{l}", "kink": number(kink), "f": f.activation.name}
+            sentence = AT_KINK.format(**facts, wrong=number(slope[0, 0]), right=number(t.slopes[l][0, 0]))
             return {i: (relative_error(got[i], right[i]), Diagnosis("slope_at_kink", sentence, 1.0)) for i in wrong}
     return {}
 

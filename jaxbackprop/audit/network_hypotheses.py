@@ -91,7 +91,7 @@ def named(layers: Sequence[int], f: Family) -> dict[str, Any]:
         "z": f"z^{index}",
         "a": f"a^{index}",
         "f": f.activation.name,
-        "formula": formula(f.activation),
+        "formula": formula(f.activation, f"z^{index}"),
         "where": where,
         "l": index,
     }
@@ -125,7 +125,7 @@ def times_output_slope(f: Family) -> Iterator[Variant]:
     yield same_everywhere(Steps(error=error), {"f": f.activation.name, "L": f.depth})
 
 
-def constant_error(constant: Callable[[Trace], float]) -> Callable[[Family], Iterator[Variant]]:
+def constant_error(constant: Callable[[Trace], float | int]) -> Callable[[Family], Iterator[Variant]]:
     """dL/dz^L times a constant, beside an l2 term that is right; without one every leaf shows it by itself."""
 
     def variants(f: Family) -> Iterator[Variant]:
@@ -203,7 +203,7 @@ def named_weight(layers: Sequence[int], f: Family) -> dict[str, Any]:
     return {**named(layers, f), "above": above}
 
 
-def updated(rate: float) -> Steps:
+def updated(rate: float | int) -> Steps:
     """Back through W - rate dW: the step of gradient descent has been taken before the error went through."""
     return Steps(through=lambda t, l, e, dW: (t.weights[l + 1] - rate * dW).T @ e)
 
@@ -346,7 +346,7 @@ NETWORK_HYPOTHESES = (
     NetworkHypothesis(
         "weight_of_another_layer",
         weight_of_another_layer,
-        "delta goes back through {other}, it belongs through (W^{above})^T: {z} acts on the loss through z^{above}, so "
+        "delta goes back through {other} and belongs through (W^{above})^T: {z} acts on the loss through z^{above}, so "
         "dL/d{a} is (W^{above})^T dL/dz^{above}",
     ),
     NetworkHypothesis(
@@ -363,12 +363,12 @@ NETWORK_HYPOTHESES = (
     NetworkHypothesis(
         "input_of_another_layer",
         input_of_another_layer,
-        "dL/dW^{l} is the outer product with {wrong}, it belongs to {right}, the input of layer {l}",
+        "dL/dW^{l} is formed with {wrong} and belongs with {right}, the input of layer {l}",
     ),
     NetworkHypothesis(
         "input_before_activation",
         input_before_activation,
-        "dL/dW^{l} is the outer product with z^{below}, before the activation; layer {l} multiplies a^{below}",
+        "dL/dW^{l} is formed with z^{below}, before the activation, and belongs with a^{below}, the input of layer {l}",
     ),
     NetworkHypothesis(
         "few_samples",

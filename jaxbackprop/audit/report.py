@@ -3,6 +3,8 @@
 import html
 from dataclasses import dataclass
 
+import numpy as np
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -60,11 +62,13 @@ class Report:
         wrong, leaves = sum(not finding.ok for finding in self.findings), len(self.findings)
         if not wrong:
             return "The gradient is right."
-        return f"The gradient is wrong in {wrong} of {leaves} leaves." if leaves > 1 else "The gradient is wrong."
+        if wrong == leaves:
+            return f"The gradient is wrong in all {leaves} leaves." if leaves > 1 else "The gradient is wrong."
+        return f"The gradient is wrong in {wrong} of {leaves} leaves."
 
     def rows(self) -> list[tuple[str, ...]]:
         """The table's cells, the head first."""
-        cells = [(f.path, shape_text(f.shape), f"{f.relative_error:.1e}", f.verdict) for f in self.findings]
+        cells = [(f.path, shape_text(f.shape), error_text(f.relative_error), f.verdict) for f in self.findings]
         return [("leaf", "shape", "relative error", "verdict"), *cells]
 
     def remarks(self) -> list[str]:
@@ -111,7 +115,7 @@ class StageReport:
             raise AssertionError(f"\n{self}")
 
     def rows(self) -> list[tuple[str, ...]]:
-        cells = [(f.name, shape_text(f.shape), f"{f.relative_error:.1e}", f.verdict) for f in self.findings]
+        cells = [(f.name, shape_text(f.shape), error_text(f.relative_error), f.verdict) for f in self.findings]
         return [("stage", "shape", "relative error", "verdict"), *cells]
 
     def remarks(self) -> list[str]:
@@ -156,6 +160,11 @@ def html_text(headline: str, rows: list[tuple[str, ...]], fine: list[bool], rema
         lines.append(f'<tr style="color:{"#009E73" if ok else "#D55E00"}">{cells}</tr>')
     texts = "".join(f"<p>{html.escape(text)}</p>" for text in remarks)
     return f"<p><b>{html.escape(headline)}</b></p><table>{''.join(lines)}</table>{texts}"
+
+
+def error_text(error: float) -> str:
+    """A relative error; none where shapes differ, or where the right gradient is zero and the other one is not."""
+    return f"{error:.1e}" if np.isfinite(error) else "-"
 
 
 def shape_text(shape: tuple[int, ...]) -> str:

@@ -15,8 +15,8 @@ TRANSPOSED = (
     "product are swapped"
 )
 NOT_SUMMED = (
-    "shape {got} where the parameters have {right}: it has one entry for each of {length} samples in axis {axis}, and "
-    "their {sum} is the right gradient; take it over that axis, broadcasting hides the mistake"
+    "shape {got} where the parameters have {right}: the {length} samples are still there, along axis {axis}; "
+    "the {sum} over that axis is the right gradient, and broadcasting hides that it is missing"
 )
 RESHAPED = (
     "shape {got} where the parameters have {right}: the numbers are right, but subtracting such an array broadcasts to "

@@ -15,20 +15,20 @@ from jaxbackprop.audit.network import elementwise
 
 Formula = Callable[[Array, Array], Array]
 
-# f'(z) as the sentences write it.
+# f'(z) as the sentences write it; {z} is the z of a layer. An a^2 would be taken for the a of layer 2.
 FORMULAS = {
-    "sigmoid": "a (1 - a)",
-    "tanh": "1 - a^2",
-    "relu": "1 where z > 0, otherwise 0",
+    "sigmoid": "s (1 - s) with s = sigmoid({z})",
+    "tanh": "1 - tanh({z})^2",
+    "relu": "1 where {z} > 0, otherwise 0",
     "identity": "1",
-    "leaky_relu": f"1 where z > 0, otherwise {LEAK}",
-    "elu": "1 where z > 0, otherwise a + 1",
-    "selu": f"{SELU_SCALE:.4f} where z > 0, otherwise a + {SELU_SCALE * SELU_ALPHA:.4f}",
-    "softplus": "sigmoid(z)",
-    "silu": "s + a (1 - s) with s = sigmoid(z)",
-    "gelu": "Phi(z) + z phi(z)",
-    "mish": "t + z (1 - t^2) sigmoid(z) with t = tanh(log(1 + e^z))",
-    "hardshrink": f"1 where |z| > {SHRINK}, otherwise 0",
+    "leaky_relu": f"1 where {{z}} > 0, otherwise {LEAK}",
+    "elu": "1 where {z} > 0, otherwise e^z",
+    "selu": f"{SELU_SCALE:.4f} where {{z}} > 0, otherwise {SELU_SCALE * SELU_ALPHA:.4f} e^z",
+    "softplus": "sigmoid({z})",
+    "silu": "s + z s (1 - s) with z = {z} and s = sigmoid(z)",
+    "gelu": "Phi(z) + z phi(z) with z = {z}",
+    "mish": "t + z (1 - t^2) sigmoid(z) with z = {z} and t = tanh(log(1 + e^z))",
+    "hardshrink": f"1 where |{{z}}| > {SHRINK}, otherwise 0",
 }
 
 
@@ -40,13 +40,13 @@ class WrongSlope(NamedTuple):
     values: Float[np.ndarray, "units samples"]
 
 
-ALWAYS_ONE = (
-    "the derivative of {f} is missing: delta goes back through W and is not multiplied by {f}'({z}) = {formula}"
+ALWAYS_ONE = "the derivative of {f} is missing: what comes back through W has to be multiplied by {f}'({z}) = {formula}"
+TAKEN_AT_A = "the derivative of {f} is taken at {a}, after the activation, and belongs at {z}: {f}'({z}) = {formula}"
+FORMULA_OF_Z = (
+    "the derivative of {f} is written in terms of {a} = {f}({z}), and {z} is put in for {a}: {f}'({z}) = {formula}"
 )
-TAKEN_AT_A = "the derivative of {f} is taken at {a} where it belongs at {z}: {f}'({z}) = {formula}"
-FORMULA_OF_Z = "the formula for {f}' in terms of a is given {z} where it wants {a}: {f}'({z}) = {formula} with a = {a}"
-IS_A = "{a} itself stands in the place of {f}'({z}), which is {formula}"
-IS_1_MINUS_A = "1 - {a} stands in the place of {f}'({z}), which is {formula}"
+IS_A = "{a} stands where {f}'({z}) belongs: {f}'({z}) = {formula}"
+IS_1_MINUS_A = "1 - {a} stands where {f}'({z}) belongs: {f}'({z}) = {formula}"
 TWICE = "the derivative of {f} is multiplied in twice: {f}'({z}) = {formula} belongs there once"
 OF_ANOTHER = "the derivative of {other} is used: the activation is {f}, and {f}'({z}) = {formula}"
 
@@ -55,30 +55,46 @@ OF_ONE_ACTIVATION: dict[str, tuple[tuple[str, str, Formula], ...]] = {
     "tanh": (
         (
             "tanh_slope_cosh_2z",
-            "tanh' is written 1/cosh(2z), it is 1/cosh(z)^2 = 1 - a^2",
+            "tanh'({z}) is written 1/cosh(2z): it is 1/cosh(z)^2, the square of the cosh, which is 1 - tanh(z)^2",
             lambda z, a: 1 / jnp.cosh(2 * z),
         ),
         (
             "tanh_slope_of_z_squared",
-            "tanh' is written 1 - tanh(z^2), it is 1 - tanh(z)^2",
+            "tanh'({z}) is written 1 - tanh(z^2): it is 1 - tanh(z)^2, the square of the tanh, not of z",
             lambda z, a: 1 - jnp.tanh(z**2),
         ),
-        ("tanh_slope_not_squared", "tanh' is written 1 - tanh(z), it is 1 - tanh(z)^2", lambda z, a: 1 - a),
-        ("tanh_slope_not_squared", "tanh' is written 1/cosh(z), it is 1/cosh(z)^2", lambda z, a: 1 / jnp.cosh(z)),
-        ("tanh_slope_sign", "tanh' is written 1 + tanh(z)^2, it is 1 - tanh(z)^2", lambda z, a: 1 + a * a),
+        (
+            "tanh_slope_not_squared",
+            "tanh'({z}) is written 1 - tanh(z): it is 1 - tanh(z)^2, the square is missing",
+            lambda z, a: 1 - a,
+        ),
+        (
+            "tanh_slope_not_squared",
+            "tanh'({z}) is written 1/cosh(z): it is 1/cosh(z)^2, the square is missing",
+            lambda z, a: 1 / jnp.cosh(z),
+        ),
+        (
+            "tanh_slope_sign",
+            "tanh'({z}) is written 1 + tanh(z)^2: it is 1 - tanh(z)^2, the quotient rule subtracts",
+            lambda z, a: 1 + a * a,
+        ),
     ),
     "sigmoid": (
         (
             "sigmoid_slope_unfinished",
-            "sigmoid' is written s, it is s (1 - s): the factor (1 - s) is missing",
+            "sigmoid'({z}) is written s: it is s (1 - s) with s = sigmoid({z}), the factor (1 - s) is missing",
             lambda z, a: a,
         ),
         (
             "sigmoid_slope_unfinished",
-            "sigmoid' is written 1 - s, it is s (1 - s): the factor s is missing",
+            "sigmoid'({z}) is written 1 - s: it is s (1 - s) with s = sigmoid({z}), the factor s is missing",
             lambda z, a: 1 - a,
         ),
-        ("sigmoid_slope_sign", "sigmoid' is written s (1 + s), it is s (1 - s)", lambda z, a: a * (1 + a)),
+        (
+            "sigmoid_slope_sign",
+            "sigmoid'({z}) is written s (1 + s): it is s (1 - s) with s = sigmoid({z})",
+            lambda z, a: a * (1 + a),
+        ),
     ),
 }
 
@@ -117,6 +133,6 @@ def _slopes_of_all(z: Array, a: Array) -> Array:
     )
 
 
-def formula(activation: Activation) -> str:
+def formula(activation: Activation, z: str) -> str:
     """f'(z) in words."""
-    return FORMULAS.get(activation.name, f"the derivative of {activation.name}")
+    return FORMULAS.get(activation.name, f"the derivative of {activation.name} at {{z}}").format(z=z)

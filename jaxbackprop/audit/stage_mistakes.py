@@ -66,7 +66,7 @@ def hidden_error_mistakes(
     l: int, e: np.ndarray, back: np.ndarray, weight: np.ndarray, z: np.ndarray, a: np.ndarray, activation: Activation
 ) -> list[Wrong]:
     """In place of dL/dz^l = W^(l+1)T dL/dz^(l+1) * f'(z^l)."""
-    facts = {"f": activation.name, "z": f"z^{l}", "a": f"a^{l}", "formula": formula(activation)}
+    facts = {"f": activation.name, "z": f"z^{l}", "a": f"a^{l}", "formula": formula(activation, f"z^{l}")}
     wrong = [(row.sentence.format(**facts), back * row.values) for row in wrong_slopes(activation, z, a)]
     slope = elementwise(activation.slope, z, a)
     wrong.append(("the sign is turned", -back * slope))

@@ -211,7 +211,7 @@ def by_differences(loss: Callable[[Leaves], float], point: Leaves, *, seed: int)
     seed += crc32(point[0].tobytes())
     size = sum(leaf.size for leaf in point)
     typical = root_mean_square(point) or 1.0
-    budget = max(4, int(np.clip(10_000_000 // size, 96, 480)) // len(point))
+    budget = max(4, int(np.clip(5_000_000 // size, 48, 480)) // len(point))
     gradient, error = [], []
     checks: list[tuple[np.ndarray, Slope] | None] = []
     for i, leaf in enumerate(point):
