@@ -1,11 +1,11 @@
-"""The programs that `throughput.py` measures this project against, each training the same small networks.
+"""The programs that `throughput.py` measures side by side, each training the same small networks.
 
 The work has no random numbers: data, initial parameters and learning rates are closed formulas, so that programs in any
 language can do it and compare their losses. Two interleaved half moons of 100 points each; K networks of one hidden
 tanh layer and a softmax output; full-batch gradient descent on the mean cross-entropy plus l2/2 * sum(W^2).
 
-Every peer is a function `peer(task, steps)` that prepares the training and returns a function to run it, which returns
-how long it took and the mean of the networks' final losses.
+Every one is a function `peer(task, steps)` that prepares the training and returns a function to run it, which returns
+how long it took and the mean of the networks' final losses. Those of this project come last.
 """
 
 import functools
@@ -15,7 +15,8 @@ import shutil
 import subprocess
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from math import gcd
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,8 +24,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPClassifier
+
+from jaxbackprop import Hyperparameters, Layer, compiler_options, fit, sweep
 
 SAMPLES, L2 = 200, 1e-4
 
@@ -234,3 +238,43 @@ def c_program(source: Path, directory: Path) -> Peer | None:
         return run
 
     return peer
+
+
+def vmapped_fit(task: Task, steps: int) -> Run:
+    """`jax.vmap(fit)`, with the grid axis sharded over one device a core."""
+    devices = jax.devices()[: gcd(len(task.b1), len(jax.devices()))]
+    mesh = Mesh(np.array(devices), ("grid",))
+    whole, spread = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), ("grid",)))
+    x, y = jax.device_put((task.x, task.y), whole)
+    params = jax.device_put((Layer(task.W1, task.b1), Layer(task.W2, task.b2)), spread)
+    rates = jax.device_put(task.learning_rates, spread)
+
+    def train(params: Any, rate: jax.Array) -> jax.Array:
+        settings = Hyperparameters(rate, L2)
+        return fit(params, x, y, settings, activation="tanh", steps=steps, record_every=steps).loss_curve[-1]
+
+    program = jax.jit(jax.vmap(train), compiler_options=compiler_options())
+    return clocked(lambda: program(params, rates))
+
+
+def swept(task: Task, steps: int, optimizer: str = "sgd") -> Run:
+    """`sweep`, which draws initial parameters of its own; otherwise the same networks."""
+    settings: dict[str, Any] = {
+        "hidden": [(task.b1.shape[1],)],
+        "learning_rate": task.learning_rates.tolist(),
+        "l2": [L2],
+        "optimizer": [optimizer],
+    }
+    return whole_sweep(settings, task.x.T, task.y.argmax(axis=0), steps)
+
+
+def whole_sweep(settings: Mapping[str, Any], X: np.ndarray, y: np.ndarray, epochs: int) -> Run:
+    """A call of `sweep` that records nothing on the way."""
+    options: dict[str, Any] = {"validation": None, "record_every": epochs, "progress": False}
+
+    def run() -> Outcome:
+        start = time.perf_counter()
+        sweep(settings, X, y, epochs=epochs, **options)
+        return Outcome(time.perf_counter() - start, np.nan)
+
+    return run

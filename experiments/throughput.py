@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
-from math import gcd
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,10 +22,9 @@ import numpy as np
 import pandas as pd
 import peers
 import tyro
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from peers import L2, SAMPLES, Outcome, Peer, Run, Task, clocked, make_task, some
+from peers import L2, SAMPLES, Outcome, Peer, Run, Task, clocked, make_task, some, swept, vmapped_fit, whole_sweep
 
-from jaxbackprop import Hyperparameters, Layer, compiler_options, fit, plan, sweep, use_all_cores
+from jaxbackprop import plan, use_all_cores
 from jaxbackprop.data import load, standardize
 from jaxbackprop.plotting import COLORS, DASHES, MARKERS, grid, save_figure
 
@@ -51,12 +49,13 @@ class Size(NamedTuple):
     epochs: int = 20
     counts: Sequence[int] = (1, 10, 100, 1_000, 10_000, 100_000)
     hidden: Sequence[int] = (1, 4, 16, 64, 256)
-    seconds: float = 0.4  # about how long one measurement of the scaling curves takes
+    seconds: float = 0.4  # about how long one measurement of the scaling curves takes, if it then has enough steps:
+    least: Mapping[str, int] = {SWEEP: 300, FIT: 20}  # what is done once a network must not count for much
     growth: tuple[int, int] = (1_000, 100_000)
     growth_steps: int = 300
 
 
-QUICK = Size(1, 16, {3: 20}, 2, 2, 1, (1, 8), (1, 4), 0.001, (8, 32), 5)
+QUICK = Size(1, 16, {3: 20}, 2, 2, 1, (1, 8), (4,), 0.001, {}, (8, 32), 5)
 
 
 class Goal(NamedTuple):
@@ -66,46 +65,6 @@ class Goal(NamedTuple):
     goal: float
     measured: float
     least: bool = True
-
-
-def vmapped_fit(task: Task, steps: int) -> Run:
-    """`jax.vmap(fit)`, with the grid axis sharded over one device a core."""
-    devices = jax.devices()[: gcd(len(task.b1), len(jax.devices()))]
-    mesh = Mesh(np.array(devices), ("grid",))
-    whole, spread = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), ("grid",)))
-    x, y = jax.device_put((task.x, task.y), whole)
-    params = jax.device_put((Layer(task.W1, task.b1), Layer(task.W2, task.b2)), spread)
-    rates = jax.device_put(task.learning_rates, spread)
-
-    def train(params: Any, rate: jax.Array) -> jax.Array:
-        settings = Hyperparameters(rate, L2)
-        return fit(params, x, y, settings, activation="tanh", steps=steps, record_every=steps).loss_curve[-1]
-
-    program = jax.jit(jax.vmap(train), compiler_options=compiler_options())
-    return clocked(lambda: program(params, rates))
-
-
-def swept(task: Task, steps: int, optimizer: str = "sgd") -> Run:
-    """`sweep`, which draws initial parameters of its own; otherwise the same networks."""
-    settings: dict[str, Any] = {
-        "hidden": [(task.b1.shape[1],)],
-        "learning_rate": task.learning_rates.tolist(),
-        "l2": [L2],
-        "optimizer": [optimizer],
-    }
-    return whole_sweep(settings, task.x.T, task.y.argmax(axis=0), steps)
-
-
-def whole_sweep(settings: Mapping[str, Any], X: np.ndarray, y: np.ndarray, epochs: int) -> Run:
-    """A call of `sweep` that records nothing on the way."""
-    options: dict[str, Any] = {"validation": None, "record_every": epochs, "progress": False}
-
-    def run() -> Outcome:
-        start = time.perf_counter()
-        sweep(settings, X, y, epochs=epochs, **options)
-        return Outcome(time.perf_counter() - start, np.nan)
-
-    return run
 
 
 def race(runs: Mapping[str, Run], rounds: int) -> tuple[dict[str, Outcome], dict[str, float]]:
@@ -236,7 +195,7 @@ def measure_scaling(points: Sequence[tuple[int, int]], size: Size, c: Peer | Non
             task = make_task(networks, hidden)
             task = some(task, min(networks, FEW.get(name, networks)))
             step = len(task.b1) * (hidden + 2) / 5 / EXPECTED[name]
-            steps = int(np.clip(size.seconds / step, 4, 20_000))
+            steps = int(np.clip(size.seconds / step, size.least.get(name, 4), 20_000))
             runs[name], work[name] = peer(task, steps), len(task.b1) * steps
         best, _ = race(runs, min(size.rounds, 2))
         for name in programs:
@@ -263,7 +222,7 @@ def draw(panels: Sequence[tuple[str, Sequence[int], Rates]], cores: int, path: P
             style = {"color": INKS[k], "marker": MARKERS[k], "linestyle": DASHES[k % len(DASHES)]}
             ax.plot(xs, list(curve.values()), linewidth=2.5 if name == SWEEP else 1.6, markersize=6, **style)
         ax.set(xscale="log", yscale="log", xlabel=label, ylim=(low / 1.6, high * 1.6), xlim=(None, xs[-1] * 1.3))
-        ax.set_xticks(xs, [f"{x:,}" for x in xs])
+        ax.set_xticks(xs, [f"{x // 1000}k" if x >= 1000 else str(x) for x in xs])
         ax.minorticks_off()
         ax.grid(alpha=0.3)
         ends = {name: list(curve.values())[-1] for name, curve in rates.items()}
@@ -333,7 +292,8 @@ def show(table: pd.DataFrame, **formats: str) -> None:
     def formatter(form: str) -> Callable[[Any], str]:
         return lambda value: form.format(value) if np.isfinite(value) else "-"
 
-    print(table.to_string(formatters={name: formatter(form) for name, form in formats.items()}), "\n")
+    formatters = {name: formatter(form) for name, form in formats.items()}
+    print(table.to_string(formatters=formatters, na_rep="-"), "\n")
 
 
 def main(out: Path = Path("results"), quick: bool = False, ceiling: Path | None = None) -> pd.DataFrame:

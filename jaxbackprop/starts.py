@@ -40,16 +40,19 @@ def draw_starts(
         grid = np.stack(np.meshgrid(distinct, np.arange(rows), indexing="ij"), axis=-1).reshape(-1, 2).astype(np.int32)
         total = len(grid)
         grid = np.pad(grid, ((0, -total % BLOCK), (0, 0)))
-        blocks = [
-            np.asarray(_draw_block(b[:, 0], np.int32(l), b[:, 1], columns=width, scheme=scheme, dtype=str(dtype)))
-            for b in grid.reshape(-1, BLOCK, 2)
-        ]
-        standard = np.concatenate(blocks)[:total, :columns].reshape(len(distinct), rows, columns)
+        standard = np.empty((len(grid), columns), dtype)
+        for start in range(0, len(grid), BLOCK):
+            b = grid[start : start + BLOCK]
+            drawn = _draw_block(b[:, 0], np.int32(l), b[:, 1], columns=width, scheme=scheme, dtype=str(dtype))
+            standard[start : start + BLOCK] = np.asarray(drawn)[:, :columns]
+        standard = standard[:total].reshape(len(distinct), rows, columns)
         fan_in, fan_out = sizes[:, l], sizes[:, l + 1]
         shapes, shape = np.unique(np.stack([fan_in, fan_out], axis=1), axis=0, return_inverse=True)
         scales = np.array([scale(scheme, int(i), int(o)) for i, o in shapes], dtype)[shape.reshape(-1)]
         present = (np.arange(rows) < fan_out[:, None])[:, :, None] & (np.arange(columns) < fan_in[:, None])[:, None, :]
-        weight: Any = np.where(present, standard[position] * scales[:, None, None], 0).astype(dtype)
+        weight: Any = standard[position]  # a copy, worked on in place: these are the largest arrays of a sweep
+        weight *= scales[:, None, None]
+        weight *= present
         bias: Any = np.zeros((len(seeds), rows), dtype)
         params.append(Layer(weight, bias))
     return tuple(params)

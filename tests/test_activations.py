@@ -94,12 +94,11 @@ def test_finite_and_accurate_in_float32_up_to_ten_thousand(name, jit):
 
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("name", ACTIVATIONS)
-@given(z=st.lists(st.floats(-30, 30), min_size=7, max_size=7))
-def test_derivative_is_that_of_finite_differences(name, z):
-    activation = ACTIVATIONS[name]
-    bends = (0, *activation.kinks)  # at 0 the second derivative of elu jumps, which a central difference notices too
-    near = [any(abs(point - bend) < 1e-3 for bend in bends) for point in z]
-    z = jnp.where(jnp.asarray(near), 1.25, jnp.asarray(z))
+def test_derivative_is_that_of_finite_differences(name):
+    activation, rng = ACTIVATIONS[name], np.random.default_rng(0)
+    z = np.concatenate([rng.normal(size=40), rng.uniform(-30, 30, 20)])
+    bends = np.array([0, *activation.kinks])  # the second derivative of elu jumps at 0, which a difference sees too
+    z = jnp.asarray(z[np.abs(z[:, None] - bends).min(axis=1) > 1e-3])
     jacobian = oracle.finite_difference_jacobian(activation.value, z)
     np.testing.assert_allclose(jnp.diag(activation.derivative(z)), jacobian, rtol=0, atol=1e-8)
 

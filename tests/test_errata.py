@@ -7,6 +7,7 @@ chance.
 
 import functools
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
 
@@ -352,6 +353,12 @@ def test_what_the_document_gets_right_does_not_fail(problem):
     }
     for stage, formula in right.items():
         assert how_it_fails(formula, problem, problem.stages[stage].autodiff) is None, stage
+
+
+def test_the_readme_lists_every_slip():
+    readme = Path(__file__).parents[1].joinpath("README.md").read_text(encoding="utf-8")
+    missing = [e.id for e in ERRATA if f"| {e.where} | {e.written} | {e.right} | {e.fails}: " not in readme]
+    assert missing == []
 
 
 def test_no_slip_is_listed_twice():
