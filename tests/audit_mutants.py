@@ -5,10 +5,16 @@ Each `Mutant` is one mistake: the text that goes wrong, how, and the code by whi
 """
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import NamedTuple
 
+import jax
 import numpy as np
 import reference
+
+from jaxbackprop import ACTIVATIONS, Activation, Layer, network
+
+SAMPLES = 7
 
 BACKWARD = """
 def backward(params, X, y, f, slope, l2):
@@ -158,6 +164,25 @@ def build(activation, mutant=None, l2=0.0):
     exec(source, names)
     f, slope = reference.ACTIVATIONS[activation]
     return lambda params, X, y, *_: names["backward"](params, X, y, f, slope, l2)
+
+
+@jax.jit
+def numbered_loss(params, X, y, k, l2):
+    """The loss of the mutants' network, for the activation number k: one compiled program for all of them."""
+    values = [activation.value for activation in ACTIVATIONS.values()]
+    activation = Activation("numbered", lambda z: jax.lax.switch(k, values, z), lambda z, a: a)
+    layers = tuple(Layer(weight.T, bias) for weight, bias in zip(params[0::2], params[1::2], strict=True))
+    targets = jax.nn.one_hot(y, params[-1].size, axis=0, dtype=X.dtype)
+    return network.loss(layers, X.T, targets, activation=activation, l2=l2)
+
+
+def draw(sizes, seed, dtype=np.float64, samples=SAMPLES):
+    rng = np.random.default_rng(seed)
+    params = []
+    for fan_in, fan_out in pairwise(sizes):
+        params += [rng.normal(0, fan_in**-0.5, (fan_in, fan_out)), rng.normal(0, 0.3, fan_out)]
+    X, y = rng.normal(size=(samples, sizes[0])), rng.integers(sizes[-1], size=samples)
+    return [leaf.astype(dtype) for leaf in params], X.astype(dtype), y
 
 
 class Spoiler(NamedTuple):
