@@ -120,15 +120,26 @@ def choose_activation(names: Sequence[str], index: Int[Array, ""]) -> Activation
     if len(options) == 1:
         return options[0]
     # A branch of a single operation, such as tanh alone, is compiled to a loop several times slower than a fused one.
-    # Adding a zero that the compiler cannot know to be one makes every branch a fusion.
+    # Adding a zero that the compiler cannot know to be one makes every branch a fusion; so does adding it to the
+    # chosen slope, for the product that follows.
     zero = jnp.minimum(index, 0)
     values = [lambda z, zero, f=f: f.value(z + zero) for f in options]
     slopes = [lambda z, a, zero, f=f: f.slope(z + zero, a + zero) for f in options]
-    return Activation(
-        "/".join(names),
-        lambda z: lax.switch(index, values, z, zero.astype(z.dtype)),
-        lambda z, a: lax.switch(index, slopes, z, a, zero.astype(z.dtype)),
-    )
+
+    def value(z: Float[Array, "units samples"]) -> Float[Array, "units samples"]:
+        own = zero.astype(z.dtype)
+        return lax.switch(index, values, flat(z), own).reshape(z.shape)
+
+    def slope(z: Float[Array, "units samples"], a: Float[Array, "units samples"]) -> Float[Array, "units samples"]:
+        own = zero.astype(z.dtype)
+        return lax.switch(index, slopes, flat(z), flat(a), own).reshape(z.shape) + own
+
+    return Activation("/".join(names), value, slope)
+
+
+def flat(z: Float[Array, "units samples"]) -> Float[Array, "..."]:
+    """Small batches as one row: a branch's loop over few samples would leave most of a vector register empty."""
+    return z.reshape(-1) if z.shape[-1] < 48 else z
 
 
 def clear_padding(gradient: Params, widths: Int[Array, " hidden"]) -> Params:

@@ -24,7 +24,7 @@ COMPILE, COMPILE_LAYER, COMPILE_ACTIVATION = 0.45, 0.1, 0.03  # a program; each 
 LAUNCH, LAUNCHES_LAYER = 0.4e-6, 10  # one operation on one chunk; how many of them a layer's step has
 ELEMENT = 0.6e-9  # all elementwise work on one unit's activation of one sample, forward and backward
 FLOP = 1e-11  # in a matrix product
-CHOICE = 1.5  # how much longer a step takes that chooses its activation while it runs
+CHOICE = 1.2  # how much longer a step takes that chooses its activation while it runs
 
 CACHE = 300_000  # bytes of activations of one chunk, so that forward and backward pass stay in a core's cache
 FEWEST = 4  # networks of a chunk, however large: their matrix products run faster side by side
