@@ -28,6 +28,8 @@ class Layer(NamedTuple):
 
 Params = tuple[Layer, ...]
 
+FEW = 4  # of so many numbers and fewer a sum is written out
+
 
 class Pass(NamedTuple):
     """What one forward pass computes: z^1 … z^L and a^1 … a^L, each [units, samples]; a^L is y-hat."""
@@ -112,7 +114,15 @@ def standard_rows(
 
 def affine(layer: Layer, a: Float[Array, "in samples"]) -> Float[Array, "out samples"]:
     """Equations (1) and (3): z = W a + b, a column for each sample."""
-    return layer.weight @ a + layer.bias[:, None]
+    return product(layer.weight, a) + layer.bias[:, None]
+
+
+def product(weight: Float[Array, "out in"], a: Float[Array, "in samples"]) -> Float[Array, "out samples"]:
+    """W a, written out as a sum over the units of a if they are few: for so few, calling a matrix product costs more
+    than the arithmetic, and a sum is fused with what follows it."""
+    if a.shape[0] > FEW:
+        return weight @ a
+    return reduce(jnp.add, [column[:, None] * row for column, row in zip(weight.T, a, strict=True)])
 
 
 def forward(

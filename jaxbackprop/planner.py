@@ -22,11 +22,12 @@ MAX_WASTE = 0.3
 # The cost model, in seconds on one device. It decides between plans and predicts; the sweep measures.
 COMPILE, COMPILE_LAYER, COMPILE_ACTIVATION = 0.45, 0.1, 0.03  # a program; each hidden layer; each activation in it
 LAUNCH, LAUNCHES_LAYER = 0.4e-6, 10  # one operation on one chunk; how many of them a layer's step has
-ELEMENT = 0.6e-9  # all elementwise work on one unit's activation of one sample, forward and backward
-FLOP = 1e-11  # in a matrix product
-CHOICE = 1.5  # how much longer a step takes that chooses its activation while it runs
+ELEMENT = 0.4e-9  # all elementwise work on one unit's activation of one sample, forward and backward
+CHOICE = 1.3  # how much longer that takes if the activation is chosen while the program runs
+FLOP = 6e-12  # in a matrix product
 
 CACHE = 300_000  # bytes of activations of one chunk, so that forward and backward pass stay in a core's cache
+AHEAD = 2**26  # bytes of batches, at most, that are taken out of the data before the chunks are visited
 FEWEST = 4  # networks of a chunk, however large: their matrix products run faster side by side
 SLOTS = {"sgd": 0, "momentum": 1, "nesterov": 1, "adam": 2, "adamw": 2, "rmsprop": 1, "adagrad": 1}
 
@@ -122,12 +123,15 @@ def layer_sizes(hidden: Sequence[int], workload: Workload) -> tuple[int, ...]:
     return (workload.features, *hidden, workload.outputs)
 
 
-def _work(hidden: Int[np.ndarray, "shapes depth"], workload: Workload, samples: int) -> Float[np.ndarray, " shapes"]:
+def _work(
+    hidden: Int[np.ndarray, "shapes depth"], workload: Workload, samples: int, *, chosen: bool = False
+) -> Float[np.ndarray, " shapes"]:
     """Predicted seconds of arithmetic of a step of one network, for many shapes at once."""
     edge = np.ones((len(hidden), 1), int)
     sizes = np.hstack([workload.features * edge, hidden, workload.outputs * edge]).astype(float)
     products = (sizes[:, :-1] * sizes[:, 1:]).sum(axis=1) * 6 - 2 * sizes[:, 0] * sizes[:, 1]
-    return samples * (FLOP * products + ELEMENT * sizes[:, 1:].sum(axis=1))
+    element = ELEMENT * (CHOICE if chosen else 1)
+    return samples * (FLOP * products + element * sizes[:, 1:].sum(axis=1))
 
 
 def plan_trials(trials: Sequence[Trial], workload: Workload) -> Plan:
@@ -149,7 +153,7 @@ def plan_trials(trials: Sequence[Trial], workload: Workload) -> Plan:
         networks=len(trials) * splits,
         network_steps=sum(int((p.slots >= 0).sum()) * p.batches * workload.epochs for p in programs),
         waste=float(np.average([p.waste for p in programs], weights=[p.seconds for p in programs])),
-        memory=max(p.memory for p in programs) + _data_bytes(workload),
+        memory=max(p.memory for p in programs),
         workload=workload,
     )
     if plan.memory > workload.memory_budget:
@@ -160,10 +164,12 @@ def plan_trials(trials: Sequence[Trial], workload: Workload) -> Plan:
     return plan
 
 
-def _data_bytes(workload: Workload) -> int:
-    """The data, on every device."""
+def _data_bytes(workload: Workload, batch_size: int | None) -> int:
+    """The data, on every device, and what is taken out of them for batches at a time."""
     samples = len(workload.train) * (max(workload.train) + max(workload.validation))
-    return samples * (workload.features + workload.outputs + 1) * workload.itemsize * (workload.devices + 1)
+    data = samples * (workload.features + workload.outputs + 1) * workload.itemsize
+    batches = 0 if batch_size is None else min(AHEAD, workload.epochs * data)
+    return data * (workload.devices + 1) + batches * workload.devices
 
 
 def _plan_family(trials: Sequence[Trial], family: Sequence[int], workload: Workload, allowed: int) -> list[Program]:
@@ -203,15 +209,16 @@ def _plan_segments(
     steps = workload.epochs * workload.batches(first.batch_size, family[0] % splits)
 
     # padded[i, j]: arithmetic of the shapes i … j, all padded to the largest width of each layer among them.
-    total = len(shapes)
+    total, chosen = len(shapes), len(activations) > 1
     padded = np.full((total, total), np.inf)
     for i in range(total):
-        padded[i, i:] = _work(np.maximum.accumulate(shapes[i:]), workload, samples) * np.cumsum(counts[i:])
-    useful = float((_work(shapes, workload, samples) * counts).sum())
+        raised = np.maximum.accumulate(shapes[i:])
+        padded[i, i:] = _work(raised, workload, samples, chosen=chosen) * np.cumsum(counts[i:])
+    useful = float((_work(shapes, workload, samples, chosen=chosen) * counts).sum())
 
     compile_seconds = COMPILE + COMPILE_LAYER * shapes.shape[1] + COMPILE_ACTIVATION * (len(activations) - 1)
     compile_seconds *= workload.compiling
-    scale = steps / workload.devices * (CHOICE if len(activations) > 1 else 1)
+    scale = steps / workload.devices
     choices = []
     best = padded[0].copy()  # cheapest way to cut the shapes 0 … j into the segments allowed so far
     cuts: list[np.ndarray] = []
@@ -264,16 +271,18 @@ def _lay_out(
     held = workload.itemsize * weights * (3 + 2 * SLOTS.get(first.optimizer, 2))  # parameters, gradient, state; a copy
     evaluated = workload.itemsize * units * 3 * max(*workload.train, *workload.validation)
     live = max(evaluated, workload.itemsize * units * 4 * samples)
-    room = workload.memory_budget - held * len(networks) - _data_bytes(workload)
+    data = _data_bytes(workload, first.batch_size)
+    room = workload.memory_budget - held * len(networks) - data
     largest = max(1, int(room // (live * workload.devices)))
     if workload.cache is not None:
         largest = min(largest, max(FEWEST, workload.cache // (workload.itemsize * units * samples)))
     chunk_sizes = np.arange(1, min(largest, int(sizes.max())) + 1)
     chunks = (-(-sizes[:, None] // chunk_sizes)).sum(axis=0)
     rounds = -(-chunks // workload.devices)
-    step = _work(np.array([hidden], int), workload, samples)[0]
+    chosen = len(activations) > 1
+    step = _work(np.array([hidden], int), workload, samples, chosen=chosen)[0]
     launches = LAUNCH * LAUNCHES_LAYER * (len(hidden) + 1)
-    times = rounds * (launches + chunk_sizes * step) * (CHOICE if len(activations) > 1 else 1)
+    times = rounds * (launches + chunk_sizes * step)
     pick = int(np.argmin(times))
     chunk = int(chunk_sizes[pick])
 
@@ -289,7 +298,7 @@ def _lay_out(
         activation.append(0)
         split.append(0)
     widths = np.array([trials[n // splits].hidden for n in networks], int).reshape(len(networks), -1)
-    useful = float(_work(widths, workload, samples).sum())
+    useful = float(_work(widths, workload, samples, chosen=chosen).sum())
     return Program(
         hidden=hidden,
         activations=activations,
@@ -303,5 +312,5 @@ def _lay_out(
         waste=1 - useful / (step * len(networks)),
         seconds=float(times[pick] * steps),
         compile_seconds=compile_seconds,
-        memory=int(held * len(networks) + live * chunk * workload.devices),
+        memory=int(held * len(networks) + live * chunk * workload.devices) + data,
     )

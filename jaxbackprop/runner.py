@@ -26,7 +26,7 @@ from jaxbackprop.grid import Trial
 from jaxbackprop.losses import OBJECTIVES
 from jaxbackprop.network import Params
 from jaxbackprop.optimizers import OPTIMIZERS, Hyperparameters
-from jaxbackprop.planner import Program
+from jaxbackprop.planner import AHEAD, Program
 from jaxbackprop.problem import Problem
 from jaxbackprop.starts import draw_starts
 from jaxbackprop.training import State
@@ -189,6 +189,10 @@ def stretch_epochs(program: Program, problem: Problem, epochs: int, record_every
     if program.batch_size is not None:
         entries = program.batches * program.batch_size * len(problem.train_sizes)
         most = min(most, max(1, ORDER_ENTRIES // entries))
+        x, y = problem.train.x, problem.train.y
+        gathered = entries * (x.shape[1] + y.shape[1] + 1) * x.dtype.itemsize  # bytes of an epoch's batches
+        if gathered <= AHEAD:
+            most = min(most, AHEAD // gathered)
     return min(most, record_every)
 
 

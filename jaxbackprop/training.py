@@ -81,27 +81,27 @@ def take_batch(
 
 
 def make_step(
-    x: Float[Array, "features samples"],
-    y: Float[Array, "classes samples"],
     hyperparameters: Hyperparameters,
     *,
     activation: str | Activation,
     optimizer: Optimizer,
     objective: str | Objective,
     project: Callable[[Params], Params] | None = None,
-) -> Callable[[State, Int[Array, " batch_size"] | None], tuple[State, Float[Array, ""]]]:
-    """One update of the parameters, in the form that `lax.scan` takes; without a batch it uses all samples. Beside the
-    new state it returns the loss before the update, which costs nothing where it is not used.
+) -> Callable[[State, Array, Array, Array | None], tuple[State, Float[Array, ""]]]:
+    """One update of the parameters, a function of the state and the samples of a batch: x, y, weights. Beside the new
+    state it returns the loss before the update, which costs nothing where it is not used.
 
     The gradient goes through `project` first, if there is one.
     """
 
-    def step(state: State, batch: Int[Array, " batch_size"] | None) -> tuple[State, Float[Array, ""]]:
-        xb, yb, wb = (x, y, hyperparameters.weights)
-        if batch is not None:
-            xb, yb, wb = take_batch(x, y, hyperparameters.weights, batch)
+    def step(
+        state: State,
+        x: Float[Array, "features samples"],
+        y: Float[Array, "classes samples"],
+        weights: Float[Array, " samples"] | None,
+    ) -> tuple[State, Float[Array, ""]]:
         value, gradient = loss_and_grad(
-            state.params, xb, yb, activation=activation, l2=hyperparameters.l2, weights=wb, objective=objective
+            state.params, x, y, activation=activation, l2=hyperparameters.l2, weights=weights, objective=objective
         )
         if project is not None:
             gradient = project(gradient)
@@ -164,14 +164,19 @@ def fit(
     x, y = x.astype(dtype), y.astype(dtype)
     hyperparameters = hyperparameters._replace(weights=None if weights is None else jnp.asarray(weights, dtype))
 
-    step = make_step(x, y, hyperparameters, activation=activation, optimizer=optimizer, objective=objective)
+    step = make_step(hyperparameters, activation=activation, optimizer=optimizer, objective=objective)
+
+    def next_state(state: State, batch: Int[Array, " batch_size"] | None) -> tuple[State, None]:
+        weights = hyperparameters.weights
+        data = (x, y, weights) if batch is None else take_batch(x, y, weights, batch)
+        return step(state, *data)[0], None
 
     def full_loss(params: Params) -> Float[Array, ""]:
         l2, weights = hyperparameters.l2, hyperparameters.weights
         return loss(params, x, y, activation=activation, l2=l2, weights=weights, objective=objective)
 
     def stretch(state: State, batches: Batches | None, length: int) -> tuple[State, Float[Array, ""]]:
-        state, _ = jax.lax.scan(lambda state, batch: (step(state, batch)[0], None), state, batches, length=length)
+        state, _ = jax.lax.scan(next_state, state, batches, length=length)
         return state, full_loss(state.params)
 
     marks = recorded_steps(steps, record_every)

@@ -124,8 +124,9 @@ def test_padding_stays_zero_in_value_and_gradient(activation):
         assert not np.asarray(bias)[m:].any()
 
 
-def test_an_activation_chosen_while_the_program_runs_is_the_one_of_that_name():
-    z = jnp.linspace(-3, 3, 7)
+@pytest.mark.parametrize("samples", [7, 60])
+def test_an_activation_chosen_while_the_program_runs_is_the_one_of_that_name(samples):
+    z = jnp.linspace(-3, 3, 2 * samples).reshape(2, samples)
 
     @jax.jit
     def both(index):

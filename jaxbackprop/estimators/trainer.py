@@ -27,6 +27,7 @@ from jaxbackprop.engine import (
     Trials,
     at,
     choose_activation,
+    make_batches,
     train_chunk,
 )
 from jaxbackprop.estimators.starts import glorot_starts
@@ -54,7 +55,7 @@ from jaxbackprop.training import State
 
 RECORDS = 64  # epochs in one call of a program, at most: so much of the loss curve it hands back at once
 LOOKS = 16  # how often the host looks, at least, whether networks have stopped and the others can be moved together
-COMPILING = 2.0  # epochs with their records compile so many times as long as a sweep's stretch of steps
+COMPILING = 1.5  # epochs with their records compile so many times as long as a sweep's stretch of steps
 MEMORY = 2**32  # bytes, for the networks of all candidates and folds
 
 
@@ -114,6 +115,7 @@ def epochs_program(mesh: Mesh, recipe: Recipe, records: int) -> Any:
         stopping: Stopping,
     ) -> tuple[Carry, Float[Array, "chunks networks 2 records"] | None]:
         steps = 1 if batches is None else batches.shape[2]
+        gathered = None if batches is None else make_batches(train, batches)
         blank = jnp.full((*carry.record.shape, 2, records), jnp.nan, train.x.dtype) if records else None
 
         def visit(c: Array, done: tuple[Carry, Array | None]) -> tuple[Carry, Array | None]:
@@ -127,7 +129,7 @@ def epochs_program(mesh: Mesh, recipe: Recipe, records: int) -> Any:
 
             def one_epoch(now: tuple[Array, Carry, Array | None]) -> tuple[Array, Carry, Array | None]:
                 e, carry, curve = now
-                order = None if batches is None else lax.dynamic_index_in_dim(batches[split], e, keepdims=False)
+                order = gathered and gathered._replace(first=(split * batches.shape[1] + e) * steps)
                 widths, always = trials.widths[c], jnp.bool_(True)
                 carry = train_chunk(
                     carry, settings, widths, activation, own, held_out, order, steps, always, stopping, recipe
