@@ -32,7 +32,7 @@ TOLERANCES = {
 WITNESSES = ["autodiff", "differences"]
 
 # Compiled once a network and run a few times: the compiler's optimisations would take longer than they save.
-QUICKLY = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+QUICKLY = {"xla_backend_optimization_level": 1, "xla_llvm_disable_expensive_passes": True}
 
 
 def numbered(k: Int[Array, ""]) -> Activation:

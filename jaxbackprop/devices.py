@@ -15,6 +15,17 @@ def compiler_options() -> dict[str, int]:
     return {"xla_cpu_prefer_vector_width": 512} if jax.default_backend() == "cpu" else {}
 
 
+def quick_options() -> dict[str, int | bool]:
+    """Options for a program that runs a few times: XLA's optimisations would take longer than they save.
+
+    Level 0 would compile a little faster, but it is wrong: with it (jaxlib 0.10) the gradient of a cross-entropy of a
+    single sample came out infinite.
+    """
+    if jax.default_backend() != "cpu":
+        return {}
+    return {"xla_backend_optimization_level": 1, "xla_llvm_disable_expensive_passes": True}
+
+
 def use_all_cores(cores: int | None = None) -> int:
     """Make every CPU core a JAX device, so that a sweep's grid axis can be spread over them. Scripts call it first.
 

@@ -73,7 +73,9 @@ MUTANTS = (
     Mutant("mean_twice", DELTA, DELTA + " / N"),
     Mutant("mean_twice", DELTA, DELTA + " / N", l2=0.1),
     Mutant("mean_twice", DW, "dW = a[l - 1].T @ delta / N"),
-    # The activation's derivative.
+    # The activation, and its derivative.
+    Mutant("other_activation", "    z, a =", "    f, slope = others['tanh']\n    z, a ="),
+    Mutant("other_activation", "    z, a =", "    f, slope = others['softplus']\n    z, a ="),
     Mutant("slope_missing", SLOPE, "1"),
     Mutant("slope_missing", SLOPE, "(1 if l == 2 else slope(z[l - 1]))"),
     Mutant("slope_at_a", SLOPE, "slope(a[l - 1])"),

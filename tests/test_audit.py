@@ -138,7 +138,9 @@ def test_a_loss_that_cannot_be_traced_is_judged_by_its_differences():
     report = audit(lambda p, X: gradient_of_squares(p, X)[1:], in_numpy, (W0, B0), X0)
     assert report.ok
     assert report.witness == "central differences of the loss, in float64"
-    wrong = audit(lambda p, X: (gradient_of_squares(p, X)[1] * 1.001, gradient_of_squares(p, X)[2]), in_numpy, (W0, B0), X0)
+    wrong = audit(
+        lambda p, X: (gradient_of_squares(p, X)[1] * 1.001, gradient_of_squares(p, X)[2]), in_numpy, (W0, B0), X0
+    )
     assert [finding.ok for finding in wrong.findings] == [False, True]
 
 
@@ -201,7 +203,9 @@ def test_points_outside_of_the_loss_s_domain_are_not_visited():
         visited.append(p.copy())
         return 1 / p
 
-    report = audit(gradient, lambda p: jnp.log(p).sum() if isinstance(p, jax.Array) else np.log(p).sum(), np.array([0.1, 4.0]))
+    report = audit(
+        gradient, lambda p: jnp.log(p).sum() if isinstance(p, jax.Array) else np.log(p).sum(), np.array([0.1, 4.0])
+    )
     assert report.ok
     assert all((p > 0).all() for p in visited)
 
@@ -225,9 +229,17 @@ def test_a_gradient_that_writes_into_its_parameters_is_told_off_and_harms_nothin
 def test_our_own_gradient_is_right_and_training_types_are_respected():
     params = init_params(jax.random.key(0), (4, 5, 3))
     x, y = np.random.default_rng(0).normal(size=(4, 9)), np.eye(3)[:, np.arange(9) % 3]
-    gradient = lambda p, x, y: loss_and_grad(p, x, y, activation="mish", l2=0.1)[1]
+
+    def gradient(p, x, y):
+        return loss_and_grad(p, x, y, activation="mish", l2=0.1)[1]
+
     report = audit(
-        gradient, lambda p, x, y: loss(p, x, y, activation="mish", l2=0.1), params, x, y, network=Network("mish", l2=0.1)
+        gradient,
+        lambda p, x, y: loss(p, x, y, activation="mish", l2=0.1),
+        params,
+        x,
+        y,
+        network=Network("mish", l2=0.1),
     )
     assert report.ok
     assert [finding.path for finding in report.findings] == ["0.weight", "0.bias", "1.weight", "1.bias"]
@@ -239,7 +251,11 @@ def test_a_report_is_an_aligned_table_and_safe_html():
     lines = str(report).splitlines()
     assert lines[0] == "The gradient is wrong in all 2 leaves."
     head, *rows = lines[2:5]
-    assert [head.index(word) for word in ("leaf", "shape", "verdict")] == [0, rows[0].index("2x3"), rows[0].index("sign")]
+    assert [head.index(word) for word in ("leaf", "shape", "verdict")] == [
+        0,
+        rows[0].index("2x3"),
+        rows[0].index("sign"),
+    ]
     assert max(map(len, lines)) <= 88
     page = report._repr_html_()
     assert page.count("<tr") == 3
@@ -303,7 +319,14 @@ def test_a_network_that_does_not_exist_is_refused(bad):
 
 
 @given(
-    st.sampled_from([(np.sin, np.cos), (np.exp, np.exp), (lambda t: t**3, lambda t: 3 * t**2), (np.tanh, lambda t: 1 / np.cosh(t) ** 2)]),
+    st.sampled_from(
+        [
+            (np.sin, np.cos),
+            (np.exp, np.exp),
+            (lambda t: t**3, lambda t: 3 * t**2),
+            (np.tanh, lambda t: 1 / np.cosh(t) ** 2),
+        ]
+    ),
     st.floats(-3, 3),
     st.floats(1e-2, 1e2),
 )

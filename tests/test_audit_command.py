@@ -76,7 +76,9 @@ def test_options(write, capsys):
     assert main(f"{l2}:gradient", l2=0.1) == 1
     assert "l2 term is missing" in " ".join(capsys.readouterr().out.split())
     assert main(f"{write()}:gradient", activation="sigmoid") == 1
-    assert "the derivative of tanh is used" in " ".join(capsys.readouterr().out.split())
+    assert "the gradient of a network with tanh, forward and backward, where the loss has sigmoid" in " ".join(
+        capsys.readouterr().out.split()
+    )
 
 
 def test_stages_are_looked_at_where_there_are_any(write, capsys):
@@ -114,7 +116,11 @@ def test_what_cannot_be_run_exits_with_2_and_its_reason(write, capsys, target, o
 
 @pytest.mark.parametrize(
     ("source", "message"),
-    [("import nothing_like_it", "ModuleNotFoundError"), ("def f(:", "SyntaxError"), ("raise SystemExit(0)", "SystemExit")],
+    [
+        ("import nothing_like_it", "ModuleNotFoundError"),
+        ("def f(:", "SyntaxError"),
+        ("raise SystemExit(0)", "SystemExit"),
+    ],
 )
 def test_a_file_that_cannot_be_imported(tmp_path, capsys, source, message):
     path = tmp_path / "broken.py"

@@ -54,7 +54,7 @@ def test_our_own_backward_pass_and_a_penalty():
         (
             audit_mutants.SLOPE,
             "others['tanh'][1](z[l - 1])",
-            "Right for tanh; wrong for sigmoid and relu: the derivative of tanh is used for all (but right for 1 layer).",
+            "Right for tanh; wrong for sigmoid and relu: the derivative of tanh is used for all.",
         ),
         (
             audit_mutants.DELTA,
@@ -172,7 +172,7 @@ def test_the_first_wrong_stage_is_named_and_later_ones_are_its_consequence(old, 
     found = next(finding for finding in report.findings if finding.name == first)
     assert explanation in found.explanation
     assert explanation.split()[0] in str(report)
-    assert "nothing to change here" in str(report) if set(verdicts.values()) == {"right", "wrong", "consequence"} else True
+    assert ("nothing to change here" in " ".join(str(report).split())) == ("consequence" in verdicts.values())
     with pytest.raises(AssertionError, match="first wrong stage"):
         report.raise_if_wrong()
 

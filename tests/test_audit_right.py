@@ -116,7 +116,9 @@ print(json.dumps({
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("gradient", "witness"), [("right", "autodiff"), ("wrong", "autodiff"), ("right", "differences")])
+@pytest.mark.parametrize(
+    ("gradient", "witness"), [("right", "autodiff"), ("wrong", "autodiff"), ("right", "differences")]
+)
 def test_100_000_parameters_take_less_than_10_seconds(gradient, witness):
     """In a process of its own, so that all its programs are compiled."""
     command = [sys.executable, "-c", LARGE, gradient, witness]

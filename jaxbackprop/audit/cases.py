@@ -16,7 +16,8 @@ from jaxbackprop.audit.gradient import examine
 from jaxbackprop.audit.network import Network, find_layers
 from jaxbackprop.audit.points import Leaves, Structure, describe
 from jaxbackprop.audit.summary import NetworkReport, Outcome
-from jaxbackprop.audit.witness import Known, Witness, quick_options
+from jaxbackprop.audit.witness import Known, Witness
+from jaxbackprop.devices import quick_options
 from jaxbackprop.network import Layer
 from jaxbackprop.oracle import float64
 

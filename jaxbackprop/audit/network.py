@@ -18,6 +18,7 @@ from jaxbackprop._checks import check_real
 from jaxbackprop.activations import Activation, get_activation
 from jaxbackprop.audit.hypotheses import is_bias
 from jaxbackprop.audit.points import Leaves, Structure
+from jaxbackprop.devices import quick_options
 from jaxbackprop.losses import Objective, get_objective
 from jaxbackprop.oracle import float64
 
@@ -126,7 +127,7 @@ def trace(network: Network, layout: Layout, point: Leaves, args: Sequence[Any]) 
     """The forward pass at one point."""
     layers = layout.layers(point)
     x, y = read_data(network, args, outputs=layers[-1][1].size)
-    activation, objective = get_activation(network.activation), get_objective(network.objective)
+    activation = get_activation(network.activation)
     nothing = np.empty(0)
     weights, z, a, slopes = [nothing], [nothing], [x], [nothing]
     for l, (weight, bias) in enumerate(layers, start=1):
@@ -135,9 +136,26 @@ def trace(network: Network, layout: Layout, point: Leaves, args: Sequence[Any]) 
         if l < len(layers):
             a.append(elementwise(activation.value, z[l]))
             slopes.append(elementwise(activation.slope, z[l], a[l]))
-    with float64():
-        a.append(np.asarray(objective.predict(jnp.asarray(z[-1]))))
+    a.append(predicted(network.objective, z[-1]))
     return Trace(weights, z, a, slopes, y, float(network.l2))
+
+
+def with_activation(t: Trace, activation: Activation, objective: str | Objective) -> Trace:
+    """The forward pass of a trace with another activation."""
+    weights, z, a, slopes = t.weights, t.z[:1], t.a[:1], t.slopes[:1]
+    for l in range(1, t.depth + 1):
+        bias = t.z[l] - weights[l] @ t.a[l - 1]
+        z.append(weights[l] @ a[-1] + bias)
+        if l < t.depth:
+            a.append(elementwise(activation.value, z[l]))
+            slopes.append(elementwise(activation.slope, z[l], a[l]))
+    return t._replace(z=z, a=[*a, predicted(objective, z[-1])], slopes=slopes)
+
+
+def predicted(objective: str | Objective, z: np.ndarray) -> np.ndarray:
+    """y-hat from the logits, in float64."""
+    with float64():
+        return np.asarray(get_objective(objective).predict(jnp.asarray(z)))
 
 
 def read_data(network: Network, args: Sequence[Any], outputs: int) -> tuple[np.ndarray, np.ndarray]:
@@ -214,5 +232,4 @@ def elementwise(function: Callable[..., Any], *values: np.ndarray) -> np.ndarray
 
 @lru_cache(maxsize=64)
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else {}
-    return jax.jit(function, compiler_options=options)
+    return jax.jit(function, compiler_options=quick_options())

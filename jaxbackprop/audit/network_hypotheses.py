@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxbackprop.activations import Activation, get_activation
+from jaxbackprop.activations import ACTIVATIONS, Activation, get_activation
 from jaxbackprop.audit.hypotheses import inner, number, ratio
 from jaxbackprop.audit.judge import Evidence
-from jaxbackprop.audit.network import Layout, Network, Steps, Trace, backward, elementwise
+from jaxbackprop.audit.network import Layout, Network, Steps, Trace, backward, elementwise, with_activation
 from jaxbackprop.audit.slopes import WrongSlope, formula, wrong_slopes
 
 
@@ -135,6 +135,22 @@ def constant_error(constant: Callable[[Trace], float | int]) -> Callable[[Family
             yield same_everywhere(steps, facts)
 
     return variants
+
+
+def other_activation(f: Family) -> Iterator[Variant]:
+    """The right gradient of another network: with another activation, forward and backward."""
+    for name, activation in ACTIVATIONS.items() if f.depth > 1 else ():
+        if activation != f.activation:
+
+            def steps(k: int, activation: Activation = activation) -> Steps:
+                o = with_activation(f.traces[k], activation, f.network.objective)
+                return Steps(
+                    error=lambda t: RIGHT.error(o),
+                    slope=lambda t, l: RIGHT.slope(o, l),
+                    seen=lambda t, l: RIGHT.seen(o, l),
+                )
+
+            yield Variant(steps, {"other": name, "f": f.activation.name})
 
 
 def slopes(code: str) -> Callable[[Family], Iterator[Variant]]:
@@ -330,6 +346,11 @@ NETWORK_HYPOTHESES = (
         times_output_slope,
         "delta is multiplied by {f}'(z^{L}) at the output layer, which has no {f}: softmax and cross-entropy together "
         "give dL/dz^{L} = (y-hat - y)/N and nothing more",
+    ),
+    NetworkHypothesis(
+        "other_activation",
+        other_activation,
+        "the gradient of a network with {other}, forward and backward, where the loss has {f}",
     ),
     *(NetworkHypothesis(code, slopes(code), GIVEN) for code in SLOPE_CODES),
     NetworkHypothesis(

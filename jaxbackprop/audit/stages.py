@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxbackprop._checks import check_integer
 from jaxbackprop.activations import get_activation
-from jaxbackprop.audit.network import Layout, Network, Trace, elementwise, find_layers, trace
+from jaxbackprop.audit.network import Layout, Network, Trace, elementwise, find_layers, predicted, trace
 from jaxbackprop.audit.points import Leaves, copied, describe, draw_point, given_point
 from jaxbackprop.audit.report import StageFinding, StageReport, listed
 from jaxbackprop.audit.stage_mistakes import (
@@ -28,8 +28,8 @@ from jaxbackprop.audit.stage_mistakes import (
     output_mistakes,
     weight_gradient_mistakes,
 )
-from jaxbackprop.audit.witness import quick_options
-from jaxbackprop.losses import get_objective, mean_loss
+from jaxbackprop.devices import quick_options
+from jaxbackprop.losses import mean_loss
 from jaxbackprop.oracle import float64
 
 TOLERANCE = {True: 1e-6, False: 1e-3}  # whether all of a person's stages are float64
@@ -38,12 +38,13 @@ TOLERANCE = {True: 1e-6, False: 1e-3}  # whether all of a person's stages are fl
 class Stage(NamedTuple):
     """One quantity at one point: the right one, what the person's earlier stages lead to, and what else it may be.
 
+    A slope may follow from the person's z or, if its formula is one of a, from their a: `local` has all that is right.
     `wrong` has sentences with the values that they predict.
     """
 
     name: str
     right: np.ndarray
-    local: np.ndarray
+    local: tuple[np.ndarray, ...]
     wrong: list[Wrong]
 
 
@@ -106,7 +107,8 @@ def find(
     error = max(off(g, stage.right) for g, stage in zip(got, stages, strict=True))
     if error <= tolerance:
         return error, "right", ""
-    if before and max(off(g, stage.local) for g, stage in zip(got, stages, strict=True)) <= tolerance:
+    follows = [min(off(g, local) for local in stage.local) for g, stage in zip(got, stages, strict=True)]
+    if before and max(follows) <= tolerance:
         return error, "consequence", f"right, given {listed(list(before))}"
     for guesses in zip(*(stage.wrong for stage in stages), strict=True):
         if all(off(g, guess) <= tolerance for g, (_, guess) in zip(got, guesses, strict=True)):
@@ -170,34 +172,30 @@ def follow(
     for l in range(1, L + 1):
         local = t.weights[l] @ a[l - 1] + biases[l][:, None]
         if f"z{l}" in theirs:
-            yield Stage(f"z{l}", t.z[l], local, affine_mistakes(l, t.weights[l], a[l - 1], biases[l]))
+            yield Stage(f"z{l}", t.z[l], (local,), affine_mistakes(l, t.weights[l], a[l - 1], biases[l]))
         z[l] = usable(theirs.get(f"z{l}"), local)
-        local = predicted(network, z[l]) if l == L else elementwise(activation.value, z[l])
+        local = predicted(network.objective, z[l]) if l == L else elementwise(activation.value, z[l])
         if f"a{l}" in theirs:
             wrong = output_mistakes(l, z[l]) if l == L else activation_mistakes(l, z[l], activation)
-            yield Stage(f"a{l}", t.a[l], local, wrong)
+            yield Stage(f"a{l}", t.a[l], (local,), wrong)
         a[l] = usable(theirs.get(f"a{l}"), local)
     for l in range(L, 0, -1):
         if l == L:
-            local, wrong = (a[L] - t.y) / t.samples, error_mistakes(a[L], t.y)
+            follows, wrong = ((a[L] - t.y) / t.samples,), error_mistakes(a[L], t.y)
         else:
             back = t.weights[l + 1].T @ e
-            local = back * elementwise(activation.slope, z[l], a[l])
+            slopes = elementwise(activation.slope, z[l], a[l]), elementwise(activation.derivative, z[l])
+            follows = tuple(back * slope for slope in slopes)
             wrong = hidden_error_mistakes(l, e, back, t.weights[l + 1], z[l], a[l], activation)
         if f"dz{l}" in theirs:
-            yield Stage(f"dz{l}", errors[l], local, wrong)
-        e = usable(theirs.get(f"dz{l}"), local)
+            yield Stage(f"dz{l}", errors[l], follows, wrong)
+        e = usable(theirs.get(f"dz{l}"), follows[0])
         penalty = t.l2 * t.weights[l]
         if f"dW{l}" in theirs:
             right, local = errors[l] @ t.a[l - 1].T + penalty, e @ a[l - 1].T + penalty
-            yield Stage(f"dW{l}", right, local, weight_gradient_mistakes(l, e, a, z, penalty))
+            yield Stage(f"dW{l}", right, (local,), weight_gradient_mistakes(l, e, a, z, penalty))
         if f"db{l}" in theirs:
-            yield Stage(f"db{l}", errors[l].sum(axis=1), e.sum(axis=1), bias_gradient_mistakes(e, t.l2 * biases[l]))
-
-
-def predicted(network: Network, z: np.ndarray) -> np.ndarray:
-    with float64():
-        return np.asarray(get_objective(network.objective).predict(jnp.asarray(z)))
+            yield Stage(f"db{l}", errors[l].sum(axis=1), (e.sum(axis=1),), bias_gradient_mistakes(e, t.l2 * biases[l]))
 
 
 def right_errors(network: Network, layout: Layout, point: Leaves, t: Trace) -> list[np.ndarray]:

@@ -17,6 +17,7 @@ import numpy as np
 
 from jaxbackprop.audit.differences import Slope, differentiate
 from jaxbackprop.audit.points import Leaves, Structure, given_point, in_double, root_mean_square
+from jaxbackprop.devices import quick_options
 from jaxbackprop.oracle import float64
 
 AUTODIFF = "jax.grad of the loss, in float64"
@@ -50,13 +51,6 @@ class Witness:
     at: Callable[[Leaves], Known | None]
     rounded: Callable[[Leaves, Any], list[np.ndarray]] | None = None
     notes: tuple[str, ...] = ()
-
-
-def quick_options() -> dict[str, Any]:
-    """For a program that runs a few times: XLA's optimisations would take longer than they save."""
-    if jax.default_backend() != "cpu":
-        return {}
-    return {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 
 def autodiff(
