@@ -139,7 +139,8 @@ def constant_error(constant: Callable[[Trace], float | int]) -> Callable[[Family
 
 def other_activation(f: Family) -> Iterator[Variant]:
     """The right gradient of another network: with another activation, forward and backward."""
-    for name, activation in ACTIVATIONS.items() if f.depth > 1 else ():
+    spoiled = f.evidence.wrong_points(f.layout.pairs[-1][1])  # y-hat is another one, so b^L is wrong in any case
+    for name, activation in ACTIVATIONS.items() if spoiled and f.depth > 1 else ():
         if activation != f.activation:
 
             def steps(k: int, activation: Activation = activation) -> Steps:
