@@ -28,6 +28,7 @@ SMALL = [
     ("dataset", "", ["dataset.png"], "breast_cancer"),
     ("activation_derivatives", "--points 101", ["activation_derivatives.png"], "hardshrink"),
     ("gradient_check", "--layers 2 --samples 3", ["gradient_check.csv"], "dL/dW^1"),
+    ("gradient_audit", "--samples 10 --depths 1 2", ["gradient_audit.txt"], "slope_of_other"),
     ("course", "--passes 51 --starts 2", ["course.png"], "0.432387"),
     ("deep_network", "--activations sigmoid --depths 2 --width 3 --seeds 2 --steps 2", ["deep_network.png"], "sigmoid"),
 ]

@@ -20,6 +20,14 @@ def test_its_python_runs(number, tmp_path):
     assert run.returncode == 0, run.stderr
 
 
+def test_it_shows_what_its_audit_prints(tmp_path):
+    code, shown = re.search(r"```python\n([^`]*print\(audit\([^`]*)```\n\n```text\n(.*?)```", TEXT, re.DOTALL).groups()
+    run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    # The last digits of what is right are rounding, which differs between machines.
+    rounding = re.compile(r"\d\.\de-1\d")
+    assert rounding.sub("tiny", run.stdout) == rounding.sub("tiny", shown)
+
+
 def test_its_files_exist():
     links = re.findall(r"\]\(([^)#]+)\)", TEXT)
     assert links
