@@ -351,6 +351,7 @@ def stretch_program(mesh: Mesh, recipe: Recipe) -> Any:
         stopping: Stopping,
     ) -> Carry:
         gathered = None if batches is None else make_batches(train, batches)
+        steps = 0 if batches is None else batches.shape[1]
 
         def visit(c: Array, carry: Carry) -> Carry:
             split = trials.split[c]
@@ -361,7 +362,7 @@ def stretch_program(mesh: Mesh, recipe: Recipe) -> Any:
                 choose_activation(recipe.activations, trials.activation[c]),
                 at(train, split),
                 at(validation, split),
-                None if gathered is None else gathered._replace(first=split * batches.shape[1]),
+                None if gathered is None else gathered._replace(first=split * steps),
                 length,
                 measure,
                 stopping,

@@ -162,7 +162,13 @@ def fit(
         check_batches(batches, steps, x.shape[1])
     dtype, weights = params[0].weight.dtype, hyperparameters.weights  # training has the precision of its parameters
     x, y = x.astype(dtype), y.astype(dtype)
-    hyperparameters = hyperparameters._replace(weights=None if weights is None else jnp.asarray(weights, dtype))
+    hyperparameters = hyperparameters._replace(
+        learning_rate=jnp.asarray(hyperparameters.learning_rate, dtype),
+        l2=jnp.asarray(hyperparameters.l2, dtype),
+        momentum=jnp.asarray(hyperparameters.momentum, dtype),
+        weight_decay=jnp.asarray(hyperparameters.weight_decay, dtype),
+        weights=None if weights is None else jnp.asarray(weights, dtype),
+    )
 
     step = make_step(hyperparameters, activation=activation, optimizer=optimizer, objective=objective)
 

@@ -290,7 +290,8 @@ def test_a_sample_of_weight_0_is_not_there(float64, batch_size):
 def test_training_has_the_precision_of_the_parameters(float64):
     params, *_ = reference.draw_problem(8, SIZES, SAMPLES, dtype=np.float32)
     _, x, y, weights = reference.draw_problem(8, SIZES, SAMPLES)
-    result = fit(params, x, y, Hyperparameters(0.1, weights=weights), activation="tanh", steps=2)
+    hyperparameters = Hyperparameters(np.float64(0.1), l2=np.float64(0.1), weights=weights)
+    result = fit(params, x, y, hyperparameters, activation="tanh", steps=2)
     assert {leaf.dtype for leaf in jax.tree.leaves(result)} == {np.dtype(np.float32)}
 
 

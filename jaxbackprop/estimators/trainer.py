@@ -114,7 +114,7 @@ def epochs_program(mesh: Mesh, recipe: Recipe, records: int) -> Any:
         chunks: Int[Array, ""],
         stopping: Stopping,
     ) -> tuple[Carry, Float[Array, "chunks networks 2 records"] | None]:
-        steps = 1 if batches is None else batches.shape[2]
+        most, steps = (0, 1) if batches is None else batches.shape[1:3]
         gathered = None if batches is None else make_batches(train, batches)
         blank = jnp.full((*carry.record.shape, 2, records), jnp.nan, train.x.dtype) if records else None
 
@@ -129,7 +129,7 @@ def epochs_program(mesh: Mesh, recipe: Recipe, records: int) -> Any:
 
             def one_epoch(now: tuple[Array, Carry, Array | None]) -> tuple[Array, Carry, Array | None]:
                 e, carry, curve = now
-                order = gathered and gathered._replace(first=(split * batches.shape[1] + e) * steps)
+                order = gathered and gathered._replace(first=(split * most + e) * steps)
                 widths, always = trials.widths[c], jnp.bool_(True)
                 carry = train_chunk(
                     carry, settings, widths, activation, own, held_out, order, steps, always, stopping, recipe
