@@ -109,6 +109,19 @@ def test_a_mistake_without_a_name_is_described_and_not_guessed_at():
     assert "Network(" in report.notes[-1]  # what would help
 
 
+def test_float32_on_the_way_is_told_by_the_size_of_its_error():
+    def rough(params, X):
+        e, _, b = gradient_of_squares(params, X)
+        return {
+            "W": X.T @ e.astype(np.float16).astype(np.float64),
+            "b": b + 3e-6 * np.abs(b).max() * np.array([1, 0, -1]),
+        }
+
+    report = audit(rough, squares, {"W": W0, "b": B0}, X0)
+    assert "what float32 leaves" not in report.findings[0].explanation
+    assert "what float32 leaves" in report.findings[1].explanation
+
+
 def test_a_single_wrong_entry_is_located():
     def off(params, X):
         _, W, b = gradient_of_squares(params, X)
@@ -183,7 +196,8 @@ def test_kinks_are_recognised_and_not_blamed():
             (W1, b1), (W2, b2) = params
             z1 = W1 @ x + b1[:, None]
             a1 = np.maximum(z1, 0)
-            y_hat = np.asarray(jax.nn.softmax(W2 @ a1 + b2[:, None], axis=0))
+            e = np.exp(W2 @ a1 + b2[:, None])
+            y_hat = e / e.sum(axis=0)
             e2 = (y_hat - y) / y.shape[1]
             e1 = W2.T @ e2 * np.where(z1 == 0, value, z1 > 0)
             return (e1 @ x.T, e1.sum(axis=1)), (e2 @ a1.T, e2.sum(axis=1))

@@ -202,6 +202,8 @@ def unknown(e: Evidence, i: int, candidates: Sequence[Candidate]) -> Diagnosis:
         place(difference, e, i, right),
         direction(cosine, fitted_factor(e, i)),
     ]
+    if size < 1e-5 and np.dtype(e.dtypes[i]).itemsize == 8:
+        parts.append("so small a difference is what float32 leaves somewhere on the way")
     nearest = min(candidates, key=lambda c: c.unexplained.get(i, 1.0), default=None)
     if nearest is not None and nearest.unexplained.get(i, 1.0) < 0.3:
         share = 1 - nearest.unexplained[i]
