@@ -15,11 +15,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
-from gradient_check import QUICKLY, numbered
+from gradient_check import numbered
 from jaxtyping import Array
 
 from jaxbackprop import ACTIVATIONS, Layer, Network, Params, audit, audit_network, audit_stages, loss
 from jaxbackprop.backprop import loss_and_grad
+from jaxbackprop.devices import quick_options
 from jaxbackprop.oracle import float64
 
 # A homework: one hidden layer, NumPy, samples first.
@@ -185,7 +186,7 @@ def beyond(samples: int, seed: int) -> Iterator[tuple[str, bool]]:
     )
 
 
-@partial(jax.jit, compiler_options=QUICKLY)
+@partial(jax.jit, compiler_options=quick_options())
 def by_number(params: Params, x: Array, y: Array, k: Array) -> Params:
     return loss_and_grad(params, x, y, activation=numbered(k))[1]
 

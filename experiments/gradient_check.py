@@ -19,6 +19,7 @@ import tyro
 from jaxtyping import Array, Int
 
 from jaxbackprop import ACTIVATIONS, Activation, Layer
+from jaxbackprop.devices import quick_options
 from jaxbackprop.oracle import Stage, float64, relative_error, stages
 
 # A difference quotient in float64 is only right to about 4e-11 of the loss, which is 1e-6 of a derivative as small as
@@ -30,9 +31,6 @@ TOLERANCES = {
     ("float32", "differences"): 1e-5,
 }
 WITNESSES = ["autodiff", "differences"]
-
-# Compiled once a network and run a few times: the compiler's optimisations would take longer than they save.
-QUICKLY = {"xla_backend_optimization_level": 1, "xla_llvm_disable_expensive_passes": True}
 
 
 def numbered(k: Int[Array, ""]) -> Activation:
@@ -54,7 +52,7 @@ def check_network(precision: str, layers: int, samples: int, seed: int) -> list[
         )
         x, y = draw(rng.normal(size=(sizes[0], samples))), draw(np.eye(sizes[-1])[:, np.arange(samples) % sizes[-1]])
 
-        @partial(jax.jit, compiler_options=QUICKLY)
+        @partial(jax.jit, compiler_options=quick_options())
         def compare(k: Int[Array, ""]) -> list[Stage]:
             return stages(params, x, y, activation=numbered(k), l2=0.01)
 

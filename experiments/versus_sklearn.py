@@ -23,7 +23,7 @@ from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from jaxbackprop import use_all_cores
+from jaxbackprop import use_all_cores, use_compilation_cache
 from jaxbackprop.data import load, standardize
 from jaxbackprop.estimators import BackpropClassifier, BackpropRegressor, SweepSearchCV
 from jaxbackprop.plotting import COLORS, grid, save_figure
@@ -43,6 +43,7 @@ def main(
     seeds: int = 10,
     fresh_process: bool = True,
     only_ours: str | None = None,
+    compilation_cache: Path | None = None,
 ) -> pd.DataFrame:
     """Time both, and compare what they find.
 
@@ -57,8 +58,11 @@ def main(
         seeds: Initial networks for the comparison of accuracies; 0 to leave it out.
         fresh_process: Whether to time a new process, too, with JAX's compilation cache.
         only_ours: Only time our search on this set, and print the seconds.
+        compilation_cache: Where to keep compiled programs, if anywhere.
     """
     use_all_cores()
+    if compilation_cache is not None:
+        use_compilation_cache(compilation_cache)
     warnings.simplefilter("ignore", ConvergenceWarning)
     os.environ["PYTHONWARNINGS"] = "ignore"  # for the processes that scikit-learn starts
     if only_ours is not None:
@@ -205,13 +209,8 @@ def compare_moons(epochs: int, sample: int) -> dict[str, Any]:
 def new_processes(name: str, epochs: int) -> list[float]:
     """Seconds of our search in two new processes, one after another, that share a compilation cache."""
     with tempfile.TemporaryDirectory() as cache:
-        environment = os.environ | {
-            "JAX_COMPILATION_CACHE_DIR": cache,
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-        }
-        command = [sys.executable, __file__, "--only-ours", name, "--epochs", str(epochs)]
-        runs = [subprocess.run(command, env=environment, capture_output=True, text=True, check=True) for _ in range(2)]
+        command = [sys.executable, __file__, "--only-ours", name, "--epochs", str(epochs), "--compilation-cache", cache]
+        runs = [subprocess.run(command, capture_output=True, text=True, check=True) for _ in range(2)]
     return [float(run.stdout.split()[-1]) for run in runs]
 
 

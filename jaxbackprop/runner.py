@@ -20,6 +20,7 @@ from jaxbackprop.engine import (
     Recipe,
     Stopping,
     Trials,
+    gathered_bytes,
     stretch_program,
 )
 from jaxbackprop.grid import Trial
@@ -189,8 +190,7 @@ def stretch_epochs(program: Program, problem: Problem, epochs: int, record_every
     if program.batch_size is not None:
         entries = program.batches * program.batch_size * len(problem.train_sizes)
         most = min(most, max(1, ORDER_ENTRIES // entries))
-        x, y = problem.train.x, problem.train.y
-        gathered = entries * (x.shape[1] + y.shape[1] + 1) * x.dtype.itemsize  # bytes of an epoch's batches
+        gathered = gathered_bytes(problem.train, entries)
         if gathered <= AHEAD:
             most = min(most, AHEAD // gathered)
     return min(most, record_every)

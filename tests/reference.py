@@ -8,11 +8,12 @@ import numpy as np
 from scipy.special import expit, log_expit, log_softmax, ndtr
 
 from jaxbackprop import Layer
+from jaxbackprop.devices import quick_options
 
 ALPHA, SCALE = 1.6732632423543772, 1.0507009873554805
 
 # For programs that are run a few times: the compiler's optimisations would take longer than they save.
-QUICKLY = {"xla_backend_optimization_level": 1, "xla_llvm_disable_expensive_passes": True}
+QUICKLY = quick_options()
 
 
 def gelu_slope(z):

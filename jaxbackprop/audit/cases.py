@@ -11,13 +11,14 @@ import numpy as np
 
 from jaxbackprop import network as mathematics
 from jaxbackprop._checks import check_integer, check_real
-from jaxbackprop.activations import Activation, get_activation
+from jaxbackprop.activations import get_activation
 from jaxbackprop.audit.gradient import examine
 from jaxbackprop.audit.network import Network, find_layers
 from jaxbackprop.audit.points import Leaves, Structure, describe
 from jaxbackprop.audit.summary import NetworkReport, Outcome
 from jaxbackprop.audit.witness import Known, Witness
 from jaxbackprop.devices import quick_options
+from jaxbackprop.engine import choose_activation
 from jaxbackprop.network import Layer
 from jaxbackprop.oracle import float64
 
@@ -213,10 +214,9 @@ def numpy_layer(weight: Any, bias: Any) -> Layer:
 @cache
 def padded_program(activations: tuple[str, ...]) -> Callable[..., Any]:
     """The gradient of a network whose activation is given by its number, so that one program serves all of them."""
-    values = [get_activation(name).value for name in activations]
 
     def loss(params: Any, x: Any, y: Any, weights: Any, l2: Any, number: Any) -> jax.Array:
-        activation = Activation("numbered", lambda z: jax.lax.switch(number, values, z), lambda z, a: a)
+        activation = choose_activation(activations, number)
         return mathematics.loss(params, x, y, activation=activation, l2=l2, weights=weights)
 
     return jax.jit(jax.grad(loss), compiler_options=quick_options())

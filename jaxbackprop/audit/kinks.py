@@ -58,11 +58,6 @@ def at_kinks(
 
 def one_sided(f: Family, z: np.ndarray, side: float) -> np.ndarray:
     """f'(z), at kinks its limit from the right (1), from the left (-1), or their mean (0.5)."""
-    left, right = (
-        elementwise(f.activation.slope, z + shift, elementwise(f.activation.value, z + shift))
-        for shift in (-1e-9, 1e-9)
-    )
+    left, right = (elementwise(f.activation.derivative, z + shift) for shift in (-1e-9, 1e-9))
     limit = {1.0: right, -1.0: left, 0.5: (left + right) / 2}[side]
-    return np.where(
-        np.isin(z, f.activation.kinks), limit, elementwise(f.activation.slope, z, elementwise(f.activation.value, z))
-    )
+    return np.where(np.isin(z, f.activation.kinks), limit, elementwise(f.activation.derivative, z))

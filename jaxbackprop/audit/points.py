@@ -65,14 +65,14 @@ class Structure:
 
     def _flatten(self, gradient: Any) -> list[np.ndarray]:
         try:
-            return [np.array(leaf) for leaf in _up_to(self.treedef, gradient)]
+            return [np.array(leaf) for leaf in self.treedef.flatten_up_to(gradient)]
         except ValueError:
             pass
         # A list where the parameters have a tuple or a named tuple means the same.
         indices = _plain(self.rebuild(range(len(self.paths))))
-        plain = jax.tree.structure(indices)
+        plain: Any = jax.tree.structure(indices)
         try:
-            leaves = _up_to(plain, _plain(gradient, depth=_depth(indices)))
+            leaves = plain.flatten_up_to(_plain(gradient, depth=_depth(indices)))
             return [np.array(leaves[place]) for place in np.argsort(jax.tree.leaves(indices))]
         except ValueError:
             raise ValueError(
@@ -192,11 +192,6 @@ def _plain(tree: Any, depth: int | None = None) -> Any:
     if type(tree) is dict:
         return {key: _plain(branch, below) for key, branch in tree.items()}
     return tree
-
-
-def _up_to(treedef: Any, tree: Any) -> list[Any]:
-    """The branches of a tree where another one has its leaves."""
-    return treedef.flatten_up_to(tree)
 
 
 def _depth(tree: Any) -> int:

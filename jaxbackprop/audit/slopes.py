@@ -106,7 +106,7 @@ def wrong_slopes(activation: Activation, z: np.ndarray, a: np.ndarray) -> list[W
         for code, sentence, values in OF_ONE_ACTIVATION.get(activation.name, ())
     ]
     right = elementwise(activation.slope, z, a)
-    at_a = elementwise(activation.slope, a, elementwise(activation.value, a))
+    at_a = elementwise(activation.derivative, a)
     generic = [
         WrongSlope("slope_missing", ALWAYS_ONE, np.ones_like(z)),
         WrongSlope("slope_at_a", TAKEN_AT_A, at_a),

@@ -14,12 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxbackprop.devices import compiler_options
 from jaxbackprop.engine import (
-    GRID_AXIS,
     Carry,
     Part,
     Recipe,
@@ -28,6 +26,7 @@ from jaxbackprop.engine import (
     at,
     choose_activation,
     make_batches,
+    spread_grid,
     train_chunk,
 )
 from jaxbackprop.estimators.starts import glorot_starts
@@ -144,15 +143,7 @@ def epochs_program(mesh: Mesh, recipe: Recipe, records: int) -> Any:
 
         return lax.fori_loop(0, chunks, visit, (carry, blank))
 
-    spread, whole = PartitionSpec(GRID_AXIS), PartitionSpec()
-    sharded = jax.shard_map(
-        run,
-        mesh=mesh,
-        in_specs=(spread, spread, *[whole] * 6),
-        out_specs=spread,
-        check_vma=False,  # the loops' lengths are traced: nothing is communicated, so there is nothing to check
-    )
-    return jax.jit(sharded, donate_argnums=0, compiler_options=compiler_options())
+    return spread_grid(run, mesh, whole=6)
 
 
 def train_networks(
