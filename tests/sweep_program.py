@@ -17,7 +17,8 @@ GRID = [
 
 def main(out: str, options: dict[str, str]) -> None:
     import jaxbackprop as jb
-    from jaxbackprop import data, loop
+    from jaxbackprop import data
+    from jaxbackprop.sweeps import loop
 
     if jb.join_hosts() == 1:
         jb.use_all_cores(int(options.get("devices", 1)))

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxbackprop import Layer, Network, audit, init_params, loss, loss_and_grad
-from jaxbackprop.audit.differences import differentiate
+from jaxbackprop.auditing.differences import differentiate
 
 pytestmark = pytest.mark.usefixtures("as_users_run_it")
 

@@ -1,11 +1,11 @@
-"""`python -m jaxbackprop.audit homework.py:gradient`: its exit status says right, wrong, or not run."""
+"""`jaxbackprop audit homework.py:gradient`: its exit status says right, wrong, or not run."""
 
 import subprocess
 import sys
 
 import pytest
 
-from jaxbackprop.audit.__main__ import main
+from jaxbackprop.auditing.command import main
 
 pytestmark = pytest.mark.usefixtures("as_users_run_it")
 
@@ -48,7 +48,7 @@ def test_the_command_line(write):
         (write(name="right.py"), 0, "The gradient is right."),
         (write("    delta3 /= N\n", "", name="wrong.py"), 1, "it is the gradient of the sum over 20 samples"),
     ):
-        command = [sys.executable, "-m", "jaxbackprop.audit", f"{path}:gradient"]
+        command = [sys.executable, "-m", "jaxbackprop", "audit", f"{path}:gradient"]
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == status, done.stderr
         assert text in " ".join(done.stdout.split())

@@ -15,7 +15,7 @@ from reference import QUICKLY
 
 from jaxbackprop import ACTIVATIONS, Layer, loss_and_grad
 from jaxbackprop.activations import Activation
-from jaxbackprop.audit import Network, audit
+from jaxbackprop.auditing import Network, audit
 from jaxbackprop.oracle import float64
 
 pytestmark = pytest.mark.usefixtures("as_users_run_it")

@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from jaxbackprop.checkpoint import fingerprint_of, open_checkpoint, save_checkpoint
+from jaxbackprop.sweeps.checkpoint import fingerprint_of, open_checkpoint, save_checkpoint
 
 FINGERPRINT = fingerprint_of(grid=[{"hidden": (3, 2)}], data=np.eye(3), epochs=100)
 DTYPES = ["float32", "float64", "int32", "int64", "uint32", "bool"]
@@ -296,7 +296,9 @@ def test_a_damaged_checkpoint_is_not_passed_over_for_an_older_one(tmp_path, inta
 def start():
     """Starts a function in a new process; imports are made once, in the server that all are forked from."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["jaxbackprop.checkpoint", "orbax.checkpoint", "hypothesis.extra.numpy", "pytest"])
+    context.set_forkserver_preload(
+        ["jaxbackprop.sweeps.checkpoint", "orbax.checkpoint", "hypothesis.extra.numpy", "pytest"]
+    )
 
     def start(function, *args):
         process = context.Process(target=function, args=args)
@@ -419,5 +421,5 @@ def test_without_orbax_the_error_says_what_to_install(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_orbax_is_imported_only_for_a_checkpoint():
-    check = "import sys, jaxbackprop.checkpoint; sys.exit(any(name.startswith('orbax') for name in sys.modules))"
+    check = "import sys, jaxbackprop.sweeps.checkpoint; sys.exit(any(name.startswith('orbax') for name in sys.modules))"
     subprocess.run([sys.executable, "-c", check], check=True, timeout=120)

@@ -13,7 +13,7 @@ from test_devices import assert_same, finish, start
 
 import jaxbackprop as jb
 from jaxbackprop import data
-from jaxbackprop.halving import schedule, survivors
+from jaxbackprop.sweeps.halving import schedule, survivors
 
 MOONS = data.load("moons", samples=60)
 HELD_OUT = data.load("moons", samples=60, seed=1)
@@ -150,7 +150,7 @@ def test_ctrl_c_returns_what_is_finished():
     presser = threading.Thread(target=press_when_training, args=(stop,))
     presser.start()
     try:
-        from jaxbackprop import loop
+        from jaxbackprop.sweeps import loop
 
         plain = loop.advance
 
@@ -225,7 +225,7 @@ def test_a_checkpoint_of_another_sweep_is_refused(tmp_path):
 
 
 def test_a_save_that_fails_is_reported_and_loses_nothing(tmp_path, monkeypatch):
-    from jaxbackprop import checkpoint
+    from jaxbackprop.sweeps import checkpoint
 
     def full_disk(*args, **kwargs):
         raise OSError(28, "No space left on device")

@@ -7,10 +7,11 @@ import pytest
 
 import jaxbackprop as jb
 from jaxbackprop import data
-from jaxbackprop.engine import choose_activation, clear_padding
-from jaxbackprop.grid import expand
-from jaxbackprop.planner import MAX_PROGRAMS, Workload, plan_trials
-from jaxbackprop.starts import draw_starts
+from jaxbackprop.selection import choose_activation
+from jaxbackprop.sweeps.grid import expand
+from jaxbackprop.sweeps.planner import MAX_PROGRAMS, Workload, plan_trials
+from jaxbackprop.sweeps.program import clear_padding
+from jaxbackprop.sweeps.starts import draw_starts
 
 TEN = ["sigmoid", "relu", "tanh", "selu", "leaky_relu", "identity", "elu", "gelu", "mish", "hardshrink"]
 THOUSAND = {"hidden": [(width,) for width in range(1, 101)], "activation": TEN}

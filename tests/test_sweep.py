@@ -13,7 +13,7 @@ from sklearn.model_selection import KFold, ParameterGrid
 
 import jaxbackprop as jb
 from jaxbackprop import data
-from jaxbackprop.runner import epoch_order
+from jaxbackprop.sweeps.runner import epoch_order
 
 MOONS = data.load("moons", samples=60)
 HELD_OUT = data.load("moons", samples=40, seed=1)

@@ -17,12 +17,12 @@ from sklearn.utils._param_validation import Interval, Options, StrOptions
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from jaxbackprop.activations import ACTIVATIONS
-from jaxbackprop.engine import Part, Stopping
-from jaxbackprop.estimators.forward import outputs
+from jaxbackprop.estimators.inference import outputs
 from jaxbackprop.estimators.trainer import Schedule, Trained, Warm, train_networks
-from jaxbackprop.grid import Trial
 from jaxbackprop.network import Layer, Params
-from jaxbackprop.problem import Problem
+from jaxbackprop.sweeps.grid import Trial
+from jaxbackprop.sweeps.program import Part, Stopping
+from jaxbackprop.sweeps.splits import Problem
 
 ALIASES = {"logistic": "sigmoid"}  # scikit-learn's name, and the document's
 SEEDS = 2**31 - 1

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from sklearn.utils.multiclass import type_of_target
 
 from jaxbackprop.estimators.base import BaseBackprop
-from jaxbackprop.estimators.forward import outputs
+from jaxbackprop.estimators.inference import outputs
 
 BLOCK = 16_000_000  # activations of a layer to hold at once
 

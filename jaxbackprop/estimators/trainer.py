@@ -17,27 +17,27 @@ from jax import lax
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxbackprop.engine import (
+from jaxbackprop.estimators.glorot import glorot_starts
+from jaxbackprop.network import Params
+from jaxbackprop.optimizers import OPTIMIZERS
+from jaxbackprop.selection import choose_activation
+from jaxbackprop.sweeps.grid import Trial
+from jaxbackprop.sweeps.interface import workload
+from jaxbackprop.sweeps.ledger import in_use
+from jaxbackprop.sweeps.loop import WORTH_MOVING, interruptible
+from jaxbackprop.sweeps.planner import Program, plan_trials
+from jaxbackprop.sweeps.program import (
     Carry,
     Part,
     Recipe,
     Stopping,
     Trials,
     at,
-    choose_activation,
     make_batches,
     spread_grid,
     train_chunk,
 )
-from jaxbackprop.estimators.starts import glorot_starts
-from jaxbackprop.grid import Trial
-from jaxbackprop.ledger import in_use
-from jaxbackprop.loop import WORTH_MOVING, interruptible
-from jaxbackprop.network import Params
-from jaxbackprop.optimizers import OPTIMIZERS
-from jaxbackprop.planner import Program, plan_trials
-from jaxbackprop.problem import Problem
-from jaxbackprop.runner import (
+from jaxbackprop.sweeps.runner import (
     Run,
     chunks_needed,
     compact,
@@ -49,7 +49,7 @@ from jaxbackprop.runner import (
     start_run,
     stretch_epochs,
 )
-from jaxbackprop.sweep import workload
+from jaxbackprop.sweeps.splits import Problem
 from jaxbackprop.training import State
 
 RECORDS = 64  # epochs in one call of a program, at most: so much of the loss curve it hands back at once

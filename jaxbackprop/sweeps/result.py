@@ -12,10 +12,10 @@ from jaxtyping import Bool, Float, Int, Shaped
 
 from jaxbackprop._checks import check_integer
 from jaxbackprop.data import features_first
-from jaxbackprop.grid import Trial
 from jaxbackprop.losses import get_objective
 from jaxbackprop.network import Layer, Params, forward
-from jaxbackprop.planner import Plan
+from jaxbackprop.sweeps.grid import Trial
+from jaxbackprop.sweeps.planner import Plan
 
 SCORES = {"softmax": "accuracy", "sigmoid": "accuracy", "squared": "r2"}
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jaxbackprop.audit.report import Report, listed, table, wrap
+from jaxbackprop.auditing.report import Report, listed, table, wrap
 
 # How a sentence speaks of a value, in the order in which it looks for what the wrong cases share.
 ATTRIBUTES = {

@@ -8,7 +8,7 @@ from itertools import permutations
 
 import numpy as np
 
-from jaxbackprop.audit.diagnosis import Diagnosis
+from jaxbackprop.auditing.diagnosis import Diagnosis
 
 TRANSPOSED = (
     "shape {got} where the parameters have {right}: it is the transpose of the right gradient; the two factors of the "

@@ -10,7 +10,7 @@ the last short stretch, and a sweep whose worst trials have been dropped.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -19,12 +19,13 @@ from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxbackprop.activations import ACTIVATIONS, Activation
+from jaxbackprop.activations import Activation
 from jaxbackprop.devices import compiler_options
 from jaxbackprop.losses import Objective, sample_shares
 from jaxbackprop.network import Layer, Params, forward, regularization
 from jaxbackprop.optimizers import Hyperparameters, Optimizer
-from jaxbackprop.planner import AHEAD
+from jaxbackprop.selection import choose_activation
+from jaxbackprop.sweeps.planner import AHEAD
 from jaxbackprop.training import State, make_step, take_batch
 
 GRID_AXIS = "grid"
@@ -125,34 +126,6 @@ class Stopping(NamedTuple):
 
     patience: Int[Array, ""] | int
     tolerance: Float[Array, ""] | float
-
-
-def choose_activation(names: Sequence[str], index: Int[Array, ""]) -> Activation:
-    """One activation out of several, chosen while the program runs."""
-    options = [ACTIVATIONS[name] for name in names]
-    if len(options) == 1:
-        return options[0]
-    # A branch of a single operation, such as tanh alone, is compiled to a loop several times slower than a fused one.
-    # Adding a zero that the compiler cannot know to be one makes every branch a fusion; so does adding it to the
-    # chosen slope, for the product that follows.
-    zero = jnp.minimum(index, 0)
-    values = [lambda z, zero, f=f: f.value(z + zero) for f in options]
-    slopes = [lambda z, a, zero, f=f: f.slope(z + zero, a + zero) for f in options]
-
-    def value(z: Float[Array, "units samples"]) -> Float[Array, "units samples"]:
-        own = zero.astype(z.dtype)
-        return lax.switch(index, values, flat(z), own).reshape(z.shape)
-
-    def slope(z: Float[Array, "units samples"], a: Float[Array, "units samples"]) -> Float[Array, "units samples"]:
-        own = zero.astype(z.dtype)
-        return lax.switch(index, slopes, flat(z), flat(a), own).reshape(z.shape) + own
-
-    return Activation("/".join(names), value, slope)
-
-
-def flat(z: Float[Array, "units samples"]) -> Float[Array, "..."]:
-    """Small batches as one row: a branch's loop over few samples would leave most of a vector register empty."""
-    return z.reshape(-1) if z.shape[-1] < 48 else z
 
 
 def clear_padding(gradient: Params, widths: Int[Array, " hidden"]) -> Params:

@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxbackprop.audit.differences import Slope, differentiate
-from jaxbackprop.audit.points import Leaves, Structure, given_point, in_double, root_mean_square
+from jaxbackprop.auditing.differences import Slope, differentiate
+from jaxbackprop.auditing.points import Leaves, Structure, given_point, in_double, root_mean_square
 from jaxbackprop.devices import quick_options
 from jaxbackprop.oracle import float64
 

@@ -10,17 +10,17 @@ import pandas as pd
 from tqdm import tqdm
 
 from jaxbackprop._checks import check_integer, check_real, choose
-from jaxbackprop.engine import Stopping
-from jaxbackprop.grid import Trial, expand
-from jaxbackprop.halving import schedule
-from jaxbackprop.ledger import Ledger
-from jaxbackprop.loop import Job, agree, interruptible, train
 from jaxbackprop.network import SCHEMES
-from jaxbackprop.planner import CACHE, Plan, Workload, plan_trials
-from jaxbackprop.problem import Problem, make_problem
-from jaxbackprop.results import SCORES, SweepResult
-from jaxbackprop.resume import Keeper, new_work
-from jaxbackprop.runner import make_mesh
+from jaxbackprop.sweeps.grid import Trial, expand
+from jaxbackprop.sweeps.halving import schedule
+from jaxbackprop.sweeps.ledger import Ledger
+from jaxbackprop.sweeps.loop import Job, agree, interruptible, train
+from jaxbackprop.sweeps.planner import CACHE, Plan, Workload, plan_trials
+from jaxbackprop.sweeps.program import Stopping
+from jaxbackprop.sweeps.result import SCORES, SweepResult
+from jaxbackprop.sweeps.resume import Keeper, new_work
+from jaxbackprop.sweeps.runner import make_mesh
+from jaxbackprop.sweeps.splits import Problem, make_problem
 
 Grid = Mapping[str, Any] | Sequence[Any]
 

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from jaxbackprop.activations import ACTIVATIONS, Activation
-from jaxbackprop.audit.network import elementwise
-from jaxbackprop.audit.slopes import formula, wrong_slopes
+from jaxbackprop.auditing.layered import elementwise
+from jaxbackprop.auditing.slopes import formula, wrong_slopes
 
 Wrong = tuple[str, np.ndarray]
 

@@ -9,11 +9,11 @@ from typing import Any
 import jax
 import numpy as np
 
-import jaxbackprop.checkpoint as checkpoint
-from jaxbackprop.ledger import open_ledger
-from jaxbackprop.loop import Job, Work, agree
+import jaxbackprop.sweeps.checkpoint as checkpoint
 from jaxbackprop.network import SCHEMES
-from jaxbackprop.runner import Layout, fetch, start_run
+from jaxbackprop.sweeps.ledger import open_ledger
+from jaxbackprop.sweeps.loop import Job, Work, agree
+from jaxbackprop.sweeps.runner import Layout, fetch, start_run
 
 
 def to_arrays(work: Work) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

@@ -5,13 +5,13 @@ from typing import Any
 
 import numpy as np
 
-from jaxbackprop.audit.diagnosis import Diagnosis
-from jaxbackprop.audit.hypotheses import number
-from jaxbackprop.audit.judge import largest, tolerance
-from jaxbackprop.audit.network import Steps, elementwise, trace
-from jaxbackprop.audit.network_hypotheses import Family
-from jaxbackprop.audit.points import Leaves
-from jaxbackprop.audit.witness import Witness
+from jaxbackprop.auditing.diagnosis import Diagnosis
+from jaxbackprop.auditing.hypotheses import number
+from jaxbackprop.auditing.judge import largest, tolerance
+from jaxbackprop.auditing.layered import Steps, elementwise, trace
+from jaxbackprop.auditing.layered_hypotheses import Family
+from jaxbackprop.auditing.points import Leaves
+from jaxbackprop.auditing.witness import Witness
 from jaxbackprop.oracle import relative_error
 
 AT_KINK = (

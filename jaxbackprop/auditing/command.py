@@ -1,4 +1,4 @@
-"""`python -m jaxbackprop.audit path/to/file.py:function`: the audit of a gradient in a file of one's own."""
+"""`jaxbackprop auditing path/to/file.py:function`: the audit of a gradient in a file of one's own."""
 
 import importlib.util
 import sys
@@ -13,7 +13,7 @@ import tyro
 
 from jaxbackprop._checks import check_integer, check_real, choose
 from jaxbackprop.activations import ACTIVATIONS, get_activation
-from jaxbackprop.audit import Network, NetworkReport, Report, StageReport, audit, audit_network, audit_stages
+from jaxbackprop.auditing import Network, NetworkReport, Report, StageReport, audit, audit_network, audit_stages
 from jaxbackprop.network import Layer, loss
 
 RIGHT, WRONG, NOT_RUN = 0, 1, 2
@@ -187,7 +187,3 @@ def told(error: BaseException) -> str:
     if isinstance(error, SyntaxError) or not frames:
         return f"{type(error).__name__}: {error}"
     return f"{type(error).__name__}: {error} ({Path(frames[-1].filename).name}, line {frames[-1].lineno})"
-
-
-if __name__ == "__main__":
-    sys.exit(tyro.cli(main, prog="python -m jaxbackprop.audit"))

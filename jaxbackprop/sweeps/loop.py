@@ -12,13 +12,13 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Int
 
-from jaxbackprop.engine import Stopping
-from jaxbackprop.grid import Trial
-from jaxbackprop.halving import survivors
-from jaxbackprop.ledger import Ledger, in_use, record, settle, store
-from jaxbackprop.planner import Plan, Program
-from jaxbackprop.problem import Problem
-from jaxbackprop.runner import Run, advance, chunks_needed, compact, fetch, start_run, stretch_epochs
+from jaxbackprop.sweeps.grid import Trial
+from jaxbackprop.sweeps.halving import survivors
+from jaxbackprop.sweeps.ledger import Ledger, in_use, record, settle, store
+from jaxbackprop.sweeps.planner import Plan, Program
+from jaxbackprop.sweeps.program import Stopping
+from jaxbackprop.sweeps.runner import Run, advance, chunks_needed, compact, fetch, start_run, stretch_epochs
+from jaxbackprop.sweeps.splits import Problem
 
 WORTH_MOVING = 0.75  # networks are moved together when that leaves this part of the chunks, or less
 

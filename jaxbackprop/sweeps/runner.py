@@ -11,7 +11,12 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Int
 
 from jaxbackprop._checks import check_integer
-from jaxbackprop.engine import (
+from jaxbackprop.losses import OBJECTIVES
+from jaxbackprop.network import Params
+from jaxbackprop.optimizers import OPTIMIZERS, Hyperparameters
+from jaxbackprop.sweeps.grid import Trial
+from jaxbackprop.sweeps.planner import AHEAD, Program
+from jaxbackprop.sweeps.program import (
     GRID_AXIS,
     Carry,
     Kept,
@@ -23,13 +28,8 @@ from jaxbackprop.engine import (
     gathered_bytes,
     stretch_program,
 )
-from jaxbackprop.grid import Trial
-from jaxbackprop.losses import OBJECTIVES
-from jaxbackprop.network import Params
-from jaxbackprop.optimizers import OPTIMIZERS, Hyperparameters
-from jaxbackprop.planner import AHEAD, Program
-from jaxbackprop.problem import Problem
-from jaxbackprop.starts import draw_starts
+from jaxbackprop.sweeps.splits import Problem
+from jaxbackprop.sweeps.starts import draw_starts
 from jaxbackprop.training import State
 
 STRETCH_SECONDS = 1.0  # about how long a call may last before the host looks up

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from jaxbackprop.audit.judge import Evidence, largest
+from jaxbackprop.auditing.judge import Evidence, largest
 
 
 class Guess(NamedTuple):

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from jaxbackprop.audit.points import Leaves, root_mean_square
-from jaxbackprop.audit.witness import Known, Witness
+from jaxbackprop.auditing.points import Leaves, root_mean_square
+from jaxbackprop.auditing.witness import Known, Witness
 
 # Relative to a leaf's largest entry, by the size in bytes of the type that the gradient was worked out in.
 TOLERANCES = {8: 1e-6, 4: 1e-3, 2: 5e-2}

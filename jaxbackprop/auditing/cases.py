@@ -12,15 +12,15 @@ import numpy as np
 from jaxbackprop import network as mathematics
 from jaxbackprop._checks import check_integer, check_real
 from jaxbackprop.activations import get_activation
-from jaxbackprop.audit.gradient import examine
-from jaxbackprop.audit.network import Network, find_layers
-from jaxbackprop.audit.points import Leaves, Structure, describe
-from jaxbackprop.audit.summary import NetworkReport, Outcome
-from jaxbackprop.audit.witness import Known, Witness
+from jaxbackprop.auditing.layered import Network, find_layers
+from jaxbackprop.auditing.points import Leaves, Structure, describe
+from jaxbackprop.auditing.summary import NetworkReport, Outcome
+from jaxbackprop.auditing.whole import examine
+from jaxbackprop.auditing.witness import Known, Witness
 from jaxbackprop.devices import quick_options
-from jaxbackprop.engine import choose_activation
 from jaxbackprop.network import Layer
 from jaxbackprop.oracle import float64
+from jaxbackprop.selection import choose_activation
 
 FEATURES = 3
 NEVER = -1e30  # the logit of a class that is not there

@@ -15,10 +15,10 @@ import numpy as np
 
 from jaxbackprop._checks import check_integer
 from jaxbackprop.activations import get_activation
-from jaxbackprop.audit.network import Layout, Network, Trace, elementwise, find_layers, predicted, trace
-from jaxbackprop.audit.points import Leaves, copied, describe, draw_point, given_point
-from jaxbackprop.audit.report import StageFinding, StageReport, listed
-from jaxbackprop.audit.stage_mistakes import (
+from jaxbackprop.auditing.layered import Layout, Network, Trace, elementwise, find_layers, predicted, trace
+from jaxbackprop.auditing.points import Leaves, copied, describe, draw_point, given_point
+from jaxbackprop.auditing.report import StageFinding, StageReport, listed
+from jaxbackprop.auditing.stage_mistakes import (
     Wrong,
     activation_mistakes,
     affine_mistakes,

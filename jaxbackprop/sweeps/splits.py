@@ -10,7 +10,7 @@ from sklearn.model_selection import check_cv
 
 from jaxbackprop._checks import check_finite, check_real
 from jaxbackprop.data import check_lengths, encode, features_first, split
-from jaxbackprop.engine import Part
+from jaxbackprop.sweeps.program import Part
 
 Index = Int[np.ndarray, " _"]
 

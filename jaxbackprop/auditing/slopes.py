@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxbackprop.activations import ACTIVATIONS, LEAK, SELU_ALPHA, SELU_SCALE, SHRINK, Activation
-from jaxbackprop.audit.network import elementwise
+from jaxbackprop.auditing.layered import elementwise
 
 Formula = Callable[[Array, Array], Array]
 

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxbackprop.activations import ACTIVATIONS, Activation, get_activation
-from jaxbackprop.audit.hypotheses import inner, number, ratio
-from jaxbackprop.audit.judge import Evidence
-from jaxbackprop.audit.network import Layout, Network, Steps, Trace, backward, elementwise, with_activation
-from jaxbackprop.audit.slopes import WrongSlope, formula, wrong_slopes
+from jaxbackprop.auditing.hypotheses import inner, number, ratio
+from jaxbackprop.auditing.judge import Evidence
+from jaxbackprop.auditing.layered import Layout, Network, Steps, Trace, backward, elementwise, with_activation
+from jaxbackprop.auditing.slopes import WrongSlope, formula, wrong_slopes
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from jaxbackprop.engine import Metrics
 from jaxbackprop.network import Layer, Params
-from jaxbackprop.planner import Plan, Program, layer_sizes
-from jaxbackprop.runner import Run, fetch
+from jaxbackprop.sweeps.planner import Plan, Program, layer_sizes
+from jaxbackprop.sweeps.program import Metrics
+from jaxbackprop.sweeps.runner import Run, fetch
 
 
 class Curves(NamedTuple):

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
-from jaxbackprop.grid import Trial
+from jaxbackprop.sweeps.grid import Trial
 
 MAX_PROGRAMS = 40
 MAX_WASTE = 0.3

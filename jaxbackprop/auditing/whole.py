@@ -8,13 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxbackprop._checks import check_integer, check_real
-from jaxbackprop.audit.diagnosis import Diagnosis, diagnose
-from jaxbackprop.audit.hypotheses import HYPOTHESES, narrow_values
-from jaxbackprop.audit.judge import Evidence, compare, judge, tolerance
-from jaxbackprop.audit.kinks import at_kinks, kink_point
-from jaxbackprop.audit.network import Layout, Network, Trace, backward, find_layers, trace
-from jaxbackprop.audit.network_hypotheses import Family
-from jaxbackprop.audit.points import (
+from jaxbackprop.auditing.diagnosis import Diagnosis, diagnose
+from jaxbackprop.auditing.hypotheses import HYPOTHESES, narrow_values
+from jaxbackprop.auditing.judge import Evidence, compare, judge, tolerance
+from jaxbackprop.auditing.kinks import at_kinks, kink_point
+from jaxbackprop.auditing.layered import Layout, Network, Trace, backward, find_layers, trace
+from jaxbackprop.auditing.layered_hypotheses import Family
+from jaxbackprop.auditing.points import (
     Leaves,
     Structure,
     axis_lengths,
@@ -24,9 +24,9 @@ from jaxbackprop.audit.points import (
     draw_point,
     given_point,
 )
-from jaxbackprop.audit.report import Finding, Report, listed
-from jaxbackprop.audit.shapes import fits, wrong_shape
-from jaxbackprop.audit.witness import Known, Witness, make_witness
+from jaxbackprop.auditing.report import Finding, Report, listed
+from jaxbackprop.auditing.shapes import fits, wrong_shape
+from jaxbackprop.auditing.witness import Known, Witness, make_witness
 
 DESCRIBE = (
     "If this is a fully connected network, say so by network=Network(activation, ...): then the mistakes of a backward "

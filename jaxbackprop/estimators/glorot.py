@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxbackprop.grid import Trial
 from jaxbackprop.network import Layer, Params
+from jaxbackprop.sweeps.grid import Trial
 
 
 def glorot_start(seed: int, sizes: Sequence[int], activation: str, dtype: Any) -> Params:

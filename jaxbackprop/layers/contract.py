@@ -1,0 +1,54 @@
+"""The contract of every layer here, stated once and relied on everywhere.
+
+A layer is a pair of pure functions:
+
+    out, cache = forward(x, *parameters, **options)
+    gradients = backward(dout, cache)
+
+`dout` is dL/dout, of out's shape; `gradients` is a tuple with dL/d(argument) for each differentiable argument of
+`forward`, in its order. `cache` is a pytree of whatever backward needs. As everywhere in this package features come
+first and samples last: x is [features, samples], or [channels, height, width, samples].
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+Axes = tuple[int, ...]
+
+
+class Mistake(NamedTuple):
+    """A mistake that people make in a backward pass, as the wrong gradients that it leads to.
+
+    - `code`: its name, such as "mean_path_forgotten".
+    - `text`: what was done and what is right, in a sentence or two, with the derivation's symbols.
+    - `predict`: `predict(dout, cache)` gives a tuple as `backward` does, with None for each gradient that the mistake
+      leaves right.
+    """
+
+    code: str
+    text: str
+    predict: Callable[[Any, Any], tuple[Any, ...]]
+
+
+class Derived(NamedTuple):
+    """A layer with its derivative, and what people get wrong in it.
+
+    - `name`: the layer's, which is its file's.
+    - `forward`, `backward`: see above.
+    - `arguments`: the names of forward's differentiable arguments, in order.
+    - `mistakes`: the table of the file.
+    - `samples_first`: for each differentiable argument how an array in the courses' layout, samples first and weights
+      [in, out], becomes ours: the axes of `numpy.transpose`; None where both are the same.
+    - `out_samples_first`: the same for `out`.
+    - `read_options`: turns the further arguments of a person's forward, in order, such as CS231n's
+      `{"stride": 1, "pad": 1}`, into keywords of `forward`.
+    """
+
+    name: str
+    forward: Callable[..., tuple[Any, Any]]
+    backward: Callable[[Any, Any], tuple[Any, ...]]
+    arguments: tuple[str, ...]
+    mistakes: tuple[Mistake, ...]
+    samples_first: tuple[Axes | None, ...]
+    out_samples_first: Axes | None
+    read_options: Callable[..., Mapping[str, Any]] = lambda *rest: {}
