@@ -23,7 +23,7 @@ MARKERS = ("o", "^", "s", "D", "v", "P", "X", "*", "<", ">")
 DASHES = ("-", "--", "-.", ":")
 
 
-def grid(
+def panels(
     rows: int = 1, columns: int = 1, *, width: float | int = 4, height: float | int = 3.2, share: bool = False
 ) -> tuple[Figure, Shaped[np.ndarray, "rows columns"]]:
     """A new figure of `rows` x `columns` Axes, `width` x `height` inches each; with `share` on common scales."""
@@ -170,4 +170,4 @@ def plot_images(images: ArrayLike, titles: Sequence[str], axes: Shaped[np.ndarra
 
 
 def _axes(ax: Axes | None) -> Axes:
-    return grid()[1][0, 0] if ax is None else ax
+    return panels()[1][0, 0] if ax is None else ax

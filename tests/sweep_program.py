@@ -18,18 +18,18 @@ GRID = [
 def main(out: str, options: dict[str, str]) -> None:
     import jaxbackprop as jb
     from jaxbackprop import data
-    from jaxbackprop.sweeps import loop
+    from jaxbackprop.sweeps import host
 
     if jb.join_hosts() == 1:
         jb.use_all_cores(int(options.get("devices", 1)))
     if "slow" in options:  # so that a kill from outside finds it at work
-        advance = loop.advance
+        call = host._call
 
         def slowly(*args, **kwargs):
             time.sleep(float(options["slow"]))
-            return advance(*args, **kwargs)
+            return call(*args, **kwargs)
 
-        loop.advance = slowly
+        host._call = slowly
     moons = data.load("moons", samples=60)
     chosen = {name: int(options[name]) for name in ("patience", "halving") if name in options}
     result = jb.sweep(

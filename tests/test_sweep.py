@@ -13,7 +13,7 @@ from sklearn.model_selection import KFold, ParameterGrid
 
 import jaxbackprop as jb
 from jaxbackprop import data
-from jaxbackprop.sweeps.runner import epoch_order
+from jaxbackprop.sweeps.host import epoch_order
 
 MOONS = data.load("moons", samples=60)
 HELD_OUT = data.load("moons", samples=40, seed=1)
@@ -65,17 +65,17 @@ def test_mini_batches_equal_a_plain_loop_over_the_same_order():
     grid = {"hidden": [(3,), (6,)], "batch_size": [16, 60], "activation": ["tanh", "elu"], "l2": [0.001]}
     result = sweep(grid, epochs=4, shuffle_seed=5)
     for number, trial in enumerate(result.trials):
-        order = lambda epoch, size=trial.batch_size: epoch_order(5, epoch, 60, size)  # noqa: E731
+        order = lambda epoch, size=trial.batch_size: epoch_order(5, epoch, np.arange(60), size)  # noqa: E731
         params, _ = numpy_training(trial, MOONS.X, MOONS.y, 4, order)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), result.params(number), params)
 
 
 def test_an_epoch_visits_every_sample_once():
-    order = epoch_order(3, 8, 50, 16)
+    order = epoch_order(3, 8, np.arange(50), 16)
     assert order.shape == (4, 16)
     assert sorted(order[order >= 0]) == list(range(50))
     assert (order[:3] >= 0).all()
-    assert not np.array_equal(order, epoch_order(3, 9, 50, 16))
+    assert not np.array_equal(order, epoch_order(3, 9, np.arange(50), 16))
 
 
 def test_the_table_has_the_grid_in_its_order_and_metrics_that_others_compute_too():
