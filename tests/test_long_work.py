@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pandas as pd
 import pytest
-from test_devices import assert_same, finish, start
+from test_processes import assert_same, finish, start
 
 import jaxbackprop as jb
 from jaxbackprop import data

@@ -122,6 +122,8 @@ def _cohorts(book: Book, program: Program, stop: int) -> list[Int[np.ndarray, " 
     """
     own = program.networks
     alive = own[np.isin(book.status[own], (WAITING, TRAINING)) & (book.epoch[own] < stop)]
+    if len(alive) == 0:
+        return []
     so_far = np.stack([book.epoch[alive], book.record[alive]], axis=1)
     lengths, cohort = np.unique(so_far, axis=0, return_inverse=True)
     if len(lengths) == 1:
@@ -156,7 +158,8 @@ def _train_program(
         if run.carry.kept is not None:
             active = fetch(run.carry.kept.active) & (run.seats.networks >= 0)
             living = int(active.sum())
-            if living and _chunks_needed(job, run, active) <= WORTH_MOVING * run.seats.used:
+            fewer = living and _chunks_needed(job, run, active) <= WORTH_MOVING * run.seats.used
+            if fewer and run.epoch < stop:
                 note()
                 book.seated[networks] = book.status[networks] == TRAINING
                 networks = networks[book.seated[networks]]

@@ -132,18 +132,19 @@ def _run(job: Job, book: Book, keeper: Any, progress: bool) -> None:
     """Train what is left to do, until it is done or Ctrl-C ends it."""
     hidden = not progress or jax.process_index() > 0
     bar = tqdm(total=job.plan.network_steps, unit=" network-steps", unit_scale=True, desc="sweep", disable=hidden)
-    with bar, interruptible() as interrupted, closing(train(job, book)) as calls:
-        for call in calls:
-            bar.update(call.steps)
-            if call.skipped:
-                bar.total = max(bar.n, (bar.total or 0) - call.skipped)
-                bar.refresh()
-            if keeper is not None:
-                keeper.save_if_due(call.settle)
-            if agree(interrupted(), job.mesh):
-                break
-    if keeper is not None:
-        keeper.save()
+    with bar, interruptible() as interrupted:
+        with closing(train(job, book)) as calls:
+            for call in calls:
+                bar.update(call.steps)
+                if call.skipped:
+                    bar.total = max(bar.n, (bar.total or 0) - call.skipped)
+                    bar.refresh()
+                if keeper is not None:
+                    keeper.save_if_due(call.settle)
+                if agree(interrupted(), job.mesh):
+                    break
+        if keeper is not None:
+            keeper.save()
 
 
 def workload(splits: Splits, epochs: int, devices: int, memory_budget: int) -> Workload:
