@@ -118,6 +118,9 @@ OPTIMIZERS: dict[str, Optimizer] = {
 }
 
 
+STATE_STARTS = {"adagrad": 0.1}  # what the numbers of a state start from, where that is not 0
+
+
 def get_optimizer(optimizer: str | Optimizer) -> Optimizer:
     """The `Optimizer` of that name; an `Optimizer` is returned as it is.
 

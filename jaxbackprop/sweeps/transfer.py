@@ -1,7 +1,6 @@
 """From the book to the devices and back: the only place that knows both a network's number and its seat."""
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jax
@@ -11,7 +10,7 @@ from jaxtyping import Int
 
 from jaxbackprop._checks import check_integer
 from jaxbackprop.network import Params
-from jaxbackprop.optimizers import Hyperparameters, Optimizer, is_own, layer_shapes, state_shapes
+from jaxbackprop.optimizers import STATE_STARTS, Hyperparameters, Optimizer, is_own, layer_shapes, state_shapes
 from jaxbackprop.sweeps.grid import Trial
 from jaxbackprop.sweeps.planner import Program, Seats, arrange
 from jaxbackprop.sweeps.program import GRID_AXIS, Carry, Kept, Metrics, Settings
@@ -225,16 +224,7 @@ def _initial_state(optimizer: Optimizer, params: Params, sizes: tuple[int, ...])
     dtype = str(params[0].weight.dtype)
     if is_own(optimizer):
         return jax.tree.map(np.array, jax.vmap(optimizer.init)(params))
-    count = len(params[0].weight)
+    count, start = len(params[0].weight), STATE_STARTS.get(optimizer.name, 0)
     return jax.tree.map(
-        lambda leaf, value: np.full((count, *leaf.shape), value, leaf.dtype),
-        state_shapes(optimizer, sizes, dtype),
-        _constants(optimizer, len(sizes), dtype),
+        lambda leaf: np.full((count, *leaf.shape), start, leaf.dtype), state_shapes(optimizer, sizes, dtype)
     )
-
-
-@lru_cache(maxsize=256)
-def _constants(optimizer: Optimizer, layers: int, dtype: str) -> Any:
-    """All of `OPTIMIZERS` start from constants, which a network of single units tells."""
-    one = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), layer_shapes((1,) * layers, dtype))
-    return jax.tree.map(lambda leaf: np.asarray(leaf).reshape(-1)[0], optimizer.init(one))
