@@ -144,10 +144,10 @@ def examine(
     findings = []
     for i, (path, leaf) in enumerate(zip(structure.paths, center, strict=True)):
         error = np.inf if i in bad_shapes else errors[i]
-        if i in diagnoses:
-            findings.append(Finding(path, leaf.shape, error, False, *diagnoses[i]))
-        else:
-            findings.append(Finding(path, leaf.shape, error, True))
+        worst = max(range(len(visited)), key=lambda k: verdicts[k][i].error)
+        arrays = (None, None) if i in bad_shapes else (got[worst][i], knowns[worst].gradient[i])
+        diagnosis = diagnoses.get(i, (None, "", None))
+        findings.append(Finding(path, leaf.shape, error, i not in diagnoses, *diagnosis, *arrays))
     unknown = any(diagnosis.code is None for diagnosis in diagnoses.values())
     hints = (DESCRIBE,) if unknown and network is None else ()
     notes = (*witness.notes, *excuses(evidence), *mutations(changed), *hints)
