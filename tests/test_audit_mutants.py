@@ -11,8 +11,8 @@ from audit_mutants import MUTANTS, SPOILERS, draw, numbered_loss
 
 from jaxbackprop import ACTIVATIONS
 from jaxbackprop.auditing import Network, audit
-from jaxbackprop.auditing.hypotheses import HYPOTHESES
-from jaxbackprop.auditing.layered_hypotheses import NETWORK_HYPOTHESES
+from jaxbackprop.auditing.mistakes.backward_steps import NETWORK_HYPOTHESES
+from jaxbackprop.auditing.mistakes.general import HYPOTHESES
 from jaxbackprop.oracle import relative_error
 
 # Thousands of small functions are called: checking the shapes of each at run time would take most of the time.

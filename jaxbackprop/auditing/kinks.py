@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 
 from jaxbackprop.auditing.diagnosis import Diagnosis
-from jaxbackprop.auditing.hypotheses import number
 from jaxbackprop.auditing.judge import largest, tolerance
 from jaxbackprop.auditing.layered import Steps, elementwise, trace
-from jaxbackprop.auditing.layered_hypotheses import Family
+from jaxbackprop.auditing.mistakes.backward_steps import Family
+from jaxbackprop.auditing.mistakes.general import number
 from jaxbackprop.auditing.points import Leaves
 from jaxbackprop.auditing.witness import Witness
 from jaxbackprop.oracle import relative_error

@@ -16,7 +16,7 @@ import numpy as np
 
 from jaxbackprop._checks import check_real
 from jaxbackprop.activations import Activation, get_activation
-from jaxbackprop.auditing.hypotheses import is_bias
+from jaxbackprop.auditing.mistakes.general import is_bias
 from jaxbackprop.auditing.points import Leaves, Structure
 from jaxbackprop.devices import quick_options
 from jaxbackprop.losses import Objective, get_objective

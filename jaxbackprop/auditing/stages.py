@@ -16,9 +16,7 @@ import numpy as np
 from jaxbackprop._checks import check_integer
 from jaxbackprop.activations import get_activation
 from jaxbackprop.auditing.layered import Layout, Network, Trace, elementwise, find_layers, predicted, trace
-from jaxbackprop.auditing.points import Leaves, copied, describe, draw_point, given_point
-from jaxbackprop.auditing.report import StageFinding, StageReport, listed
-from jaxbackprop.auditing.stage_mistakes import (
+from jaxbackprop.auditing.mistakes.stagewise import (
     Wrong,
     activation_mistakes,
     affine_mistakes,
@@ -28,6 +26,8 @@ from jaxbackprop.auditing.stage_mistakes import (
     output_mistakes,
     weight_gradient_mistakes,
 )
+from jaxbackprop.auditing.points import Leaves, copied, describe, draw_point, given_point
+from jaxbackprop.auditing.report import StageFinding, StageReport, listed
 from jaxbackprop.devices import quick_options
 from jaxbackprop.losses import mean_loss
 from jaxbackprop.oracle import float64

@@ -9,11 +9,12 @@ import numpy as np
 
 from jaxbackprop._checks import check_integer, check_real
 from jaxbackprop.auditing.diagnosis import Diagnosis, diagnose
-from jaxbackprop.auditing.hypotheses import HYPOTHESES, narrow_values
 from jaxbackprop.auditing.judge import Evidence, compare, judge, tolerance
 from jaxbackprop.auditing.kinks import at_kinks, kink_point
 from jaxbackprop.auditing.layered import Layout, Network, Trace, backward, find_layers, trace
-from jaxbackprop.auditing.layered_hypotheses import Family
+from jaxbackprop.auditing.mistakes.backward_steps import Family
+from jaxbackprop.auditing.mistakes.general import HYPOTHESES, narrow_values
+from jaxbackprop.auditing.mistakes.shapes import fits, wrong_shape
 from jaxbackprop.auditing.points import (
     Leaves,
     Structure,
@@ -25,7 +26,6 @@ from jaxbackprop.auditing.points import (
     given_point,
 )
 from jaxbackprop.auditing.report import Finding, Report, listed
-from jaxbackprop.auditing.shapes import fits, wrong_shape
 from jaxbackprop.auditing.witness import Known, Witness, make_witness
 
 DESCRIBE = (

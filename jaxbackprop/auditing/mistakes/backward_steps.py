@@ -1,6 +1,6 @@
 """The mistakes that are made in deriving a network's backward pass: each replaces one step of it.
 
-Rows are as those of `hypotheses`, but a prediction is of all leaves at once: a wrong delta spoils every gradient below
+Rows are as those of `general`, but a prediction is of all leaves at once: a wrong delta spoils every gradient below
 it, and that the others are right is evidence too. Where a step is made at several layers, it may be wrong in all of
 them or in one.
 """
@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxbackprop.activations import ACTIVATIONS, Activation, get_activation
-from jaxbackprop.auditing.hypotheses import inner, number, ratio
 from jaxbackprop.auditing.judge import Evidence
 from jaxbackprop.auditing.layered import Layout, Network, Steps, Trace, backward, elementwise, with_activation
-from jaxbackprop.auditing.slopes import WrongSlope, formula, wrong_slopes
+from jaxbackprop.auditing.mistakes.general import inner, number, ratio
+from jaxbackprop.auditing.mistakes.slopes import WrongSlope, formula, wrong_slopes
 
 
 @dataclass(frozen=True)
