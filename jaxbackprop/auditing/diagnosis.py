@@ -12,8 +12,9 @@ import numpy as np
 
 from jaxbackprop.auditing.judge import Evidence, largest, tolerance
 from jaxbackprop.auditing.layered import Steps
-from jaxbackprop.auditing.mistakes.backward_steps import NETWORK_HYPOTHESES, Family
+from jaxbackprop.auditing.mistakes.backward_steps import NETWORK_HYPOTHESES
 from jaxbackprop.auditing.mistakes.general import HYPOTHESES, fitted_factor, inner, number, ratio
+from jaxbackprop.auditing.mistakes.variants import Family
 
 NEXT_TO_NOTHING = 1e-3  # of the difference may stay unexplained, or what rounding makes of it
 

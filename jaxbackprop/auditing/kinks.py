@@ -8,8 +8,8 @@ import numpy as np
 from jaxbackprop.auditing.diagnosis import Diagnosis
 from jaxbackprop.auditing.judge import largest, tolerance
 from jaxbackprop.auditing.layered import Steps, elementwise, trace
-from jaxbackprop.auditing.mistakes.backward_steps import Family
 from jaxbackprop.auditing.mistakes.general import number
+from jaxbackprop.auditing.mistakes.variants import Family
 from jaxbackprop.auditing.points import Leaves
 from jaxbackprop.auditing.witness import Witness
 from jaxbackprop.oracle import relative_error

@@ -12,9 +12,9 @@ from jaxbackprop.auditing.diagnosis import Diagnosis, diagnose
 from jaxbackprop.auditing.judge import Evidence, compare, judge, tolerance
 from jaxbackprop.auditing.kinks import at_kinks, kink_point
 from jaxbackprop.auditing.layered import Layout, Network, Trace, backward, find_layers, trace
-from jaxbackprop.auditing.mistakes.backward_steps import Family
 from jaxbackprop.auditing.mistakes.general import HYPOTHESES, narrow_values
 from jaxbackprop.auditing.mistakes.shapes import fits, wrong_shape
+from jaxbackprop.auditing.mistakes.variants import Family
 from jaxbackprop.auditing.points import (
     Leaves,
     Structure,

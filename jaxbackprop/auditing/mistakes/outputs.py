@@ -1,0 +1,107 @@
+"""The mistakes in the first step of a backward pass: dL/dz^L, and the y-hat that it is made of."""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from jaxbackprop.activations import ACTIVATIONS, Activation
+from jaxbackprop.auditing.layered import Steps, Trace, elementwise, with_activation
+from jaxbackprop.auditing.mistakes.general import number
+from jaxbackprop.auditing.mistakes.variants import RIGHT, Family, NetworkHypothesis, Variant, always, same_everywhere
+
+
+def softmax_diagonal(t: Trace) -> np.ndarray:
+    """dL/dy-hat times the diagonal of the softmax Jacobian, y-hat (1 - y-hat), without -y-hat_i y-hat_j."""
+    return -t.y * (1 - t.a[-1]) / t.samples
+
+
+def jacobian_again(t: Trace) -> np.ndarray:
+    """The softmax Jacobian once more on y-hat - y, which has it inside: J e = y-hat * (e - sum(y-hat * e))."""
+    e, y_hat = RIGHT.error(t), t.a[-1]
+    return y_hat * (e - np.sum(y_hat * e, axis=0))
+
+
+def times_output_slope(f: Family) -> Iterator[Variant]:
+    """The activation's derivative at the output layer too, which has a softmax in its place."""
+
+    def error(t: Trace) -> np.ndarray:
+        return RIGHT.error(t) * elementwise(f.activation.derivative, t.z[-1])
+
+    yield same_everywhere(Steps(error=error), {"f": f.activation.name, "L": f.depth})
+
+
+def constant_error(constant: Callable[[Trace], float | int]) -> Callable[[Family], Iterator[Variant]]:
+    """dL/dz^L times a constant, beside an l2 term that is right; without one every leaf shows it by itself."""
+
+    def variants(f: Family) -> Iterator[Variant]:
+        if f.network.l2 > 0:
+            steps = Steps(error=lambda t: constant(t) * RIGHT.error(t))
+            facts = {"samples": f.traces[0].samples, "factor": number(constant(f.traces[0]))}
+            yield same_everywhere(steps, facts)
+
+    return variants
+
+
+def other_activation(f: Family) -> Iterator[Variant]:
+    """The right gradient of another network: with another activation, forward and backward."""
+    spoiled = f.evidence.wrong_points(f.layout.pairs[-1][1])  # y-hat is another one, so b^L is wrong in any case
+    for name, activation in ACTIVATIONS.items() if spoiled and f.depth > 1 else ():
+        if activation != f.activation:
+
+            def steps(k: int, activation: Activation = activation) -> Steps:
+                o = with_activation(f.traces[k], activation, f.network.objective)
+                return Steps(
+                    error=lambda t: RIGHT.error(o),
+                    slope=lambda t, l: RIGHT.slope(o, l),
+                    seen=lambda t, l: RIGHT.seen(o, l),
+                )
+
+            yield Variant(steps, {"other": name, "f": f.activation.name})
+
+
+OUTPUT_MISTAKES = (
+    NetworkHypothesis(
+        "delta_sign",
+        always(error=lambda t: -RIGHT.error(t)),
+        "the sign of delta^{delta} is turned: dL/dz^{L} is (y-hat - y)/{N}, not (y - y-hat)/{N}",
+    ),
+    NetworkHypothesis(
+        "delta_without_y",
+        always(error=lambda t: t.a[-1] / t.samples),
+        "delta^{delta} is y-hat alone, without - y: dL/dz^{L} is (y-hat - y)/{N}",
+    ),
+    NetworkHypothesis(
+        "softmax_jacobian_diagonal",
+        always(error=softmax_diagonal),
+        "only the diagonal of the softmax Jacobian is there, y-hat_i (1 - y-hat_i) for j = i; the terms "
+        "-y-hat_i y-hat_j for j != i are missing. With both, dL/dz^{L} is (y-hat - y)/{N}",
+    ),
+    NetworkHypothesis(
+        "softmax_jacobian_twice",
+        always(error=jacobian_again),
+        "the softmax Jacobian is multiplied in twice: y-hat - y has it inside already, dL/dz^{L} is (y-hat - y)/{N}",
+    ),
+    NetworkHypothesis(
+        "sum_not_mean",
+        constant_error(lambda t: t.samples),
+        "the gradient of the data term is {factor} times too large: it is that of the sum over {samples} samples, the "
+        "loss is their mean; divide by {samples}",
+    ),
+    NetworkHypothesis(
+        "mean_twice",
+        constant_error(lambda t: 1 / t.samples),
+        "the gradient of the data term is {factor} times the right one: the mean over {samples} samples is taken "
+        "twice; divide by {samples} once only",
+    ),
+    NetworkHypothesis(
+        "slope_at_output",
+        times_output_slope,
+        "delta is multiplied by {f}'(z^{L}) at the output layer, which has no {f}: softmax and cross-entropy together "
+        "give dL/dz^{L} = (y-hat - y)/N and nothing more",
+    ),
+    NetworkHypothesis(
+        "other_activation",
+        other_activation,
+        "the gradient of a network with {other}, forward and backward, where the loss has {f}",
+    ),
+)
