@@ -37,12 +37,16 @@ class Finding:
 
 @dataclass(frozen=True)
 class Report:
-    """The outcome of `audit`; print it to read it."""
+    """The outcome of `audit`; print it to read it.
+
+    `convention` says what the gradient is right as, where that is not simply the gradient of the loss.
+    """
 
     findings: tuple[Finding, ...]
     witness: str
     points: int
     notes: tuple[str, ...] = ()
+    convention: str = ""
 
     @property
     def ok(self) -> bool:
@@ -65,7 +69,7 @@ class Report:
     def headline(self) -> str:
         wrong, leaves = sum(not finding.ok for finding in self.findings), len(self.findings)
         if not wrong:
-            return "The gradient is right."
+            return f"The gradient is right{self.convention and f', as {self.convention}'}."
         if wrong == leaves:
             return f"The gradient is wrong in all {leaves} leaves." if leaves > 1 else "The gradient is wrong."
         return f"The gradient is wrong in {wrong} of {leaves} leaves."

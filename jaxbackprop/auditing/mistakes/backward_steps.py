@@ -1,6 +1,6 @@
 """The mistakes in the way back through a network's layers: slopes, weights, inputs and sums over the samples."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -154,8 +154,20 @@ def chosen_error(chosen: np.ndarray, t: Trace) -> np.ndarray:
     return RIGHT.error(t) * chosen
 
 
-def chosen_sum(chosen: np.ndarray, t: Trace, e: np.ndarray) -> np.ndarray:
-    return e @ chosen
+def chosen_sum(chosen: np.ndarray, t: Trace, l: int, errors: Mapping[int, np.ndarray]) -> np.ndarray:
+    return errors[l] @ chosen
+
+
+def delta_of_another_layer(f: Family) -> Iterator[Variant]:
+    """dL/dW^l formed with dL/dz^m of a layer above that is as wide, or dL/db^l summed from it."""
+    for l in range(1, f.depth):
+        for m in range(l + 1, f.depth + 1):
+            if len(f.traces[0].z[m]) == len(f.traces[0].z[l]):
+                facts = {"l": l, "delta": l + 1, "other": m + 1}
+                formed = at((l,), lambda t, l, errors, m=m: errors[m], RIGHT.formed)
+                summed = at((l,), lambda t, l, errors, m=m: errors[m].sum(axis=1), RIGHT.summed)
+                yield same_everywhere(Steps(formed=formed), {**facts, "leaf": "W"})
+                yield same_everywhere(Steps(summed=summed), {**facts, "leaf": "b"})
 
 
 GIVEN = "{sentence}"  # by the row of the wrong derivative
@@ -167,8 +179,12 @@ SLOPE_CODES = (
     "tanh_slope_of_z_squared",
     "tanh_slope_not_squared",
     "tanh_slope_sign",
+    "tanh_slope_sinh",
     "sigmoid_slope_unfinished",
     "sigmoid_slope_sign",
+    "sigmoid_slope_1_minus_z",
+    "sigmoid_slope_quotient",
+    "relu_slope_clipped",
     "slope_of_other",
     "slope_is_a",
     "slope_is_1_minus_a",
@@ -215,6 +231,11 @@ NETWORK_HYPOTHESES = (
         "input_before_activation",
         input_before_activation,
         "dL/dW^{l} is formed with z^{below}, before the activation, and belongs with a^{below}, the input of layer {l}",
+    ),
+    NetworkHypothesis(
+        "delta_of_another_layer",
+        delta_of_another_layer,
+        "dL/d{leaf}^{l} is formed with delta^{other} and belongs with delta^{delta}, the error at z^{l}",
     ),
     NetworkHypothesis(
         "few_samples",

@@ -20,12 +20,16 @@ from jaxbackprop.auditing.mistakes.slopes import WrongSlope, formula, wrong_slop
 
 @dataclass(frozen=True)
 class Family:
-    """A network at every point where it was looked at."""
+    """A network at every point where it was looked at.
+
+    `data_factor` is 1 where the gradient is that of the mean over the samples, N where it is that of the sum.
+    """
 
     network: Network
     layout: Layout
     traces: list[Trace]
     evidence: Evidence
+    data_factor: float = 1.0
 
     @property
     def depth(self) -> int:
@@ -40,12 +44,22 @@ class Family:
         """For each point and each hidden layer, from 1 on, the values of all the wrong derivatives."""
         return [[[], *(wrong_slopes(self.activation, t.z[l], t.a[l]) for l in range(1, t.depth))] for t in self.traces]
 
+    def errors(self, k: int) -> list[np.ndarray]:
+        """dL/dz^l at point k, of every layer from 1 on."""
+        t, e = self.traces[k], RIGHT.error(self.traces[k])
+        errors = [e]
+        for l in range(t.depth - 1, 0, -1):
+            e = RIGHT.through(t, l, e, np.empty(0)) * RIGHT.slope(t, l)
+            errors.append(e)
+        return [np.empty(0), *errors[::-1]]
+
     def predict(self, steps: Steps, k: int) -> list[np.ndarray]:
         """The gradient at point k that such a backward pass gives, leaf by leaf."""
         return self.predict_from(self.traces[k], steps)
 
     def predict_from(self, t: Trace, steps: Steps) -> list[np.ndarray]:
-        return self.layout.leaves(backward(t, steps))
+        scaled = steps._replace(error=lambda t: self.data_factor * steps.error(t))
+        return self.layout.leaves(backward(t, scaled))
 
 
 class Variant(NamedTuple):
