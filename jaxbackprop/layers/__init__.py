@@ -19,6 +19,13 @@ ELEMENTWISE = (
 FILES: dict[str, str] = {
     "affine": "affine_layer",
     **dict.fromkeys(ELEMENTWISE, "elementwise"),
+    "softmax": "softmax_layer",
+    "softmax_cross_entropy": "cross_entropy",
+    "hinge": "hinge",
+    "squared_error": "squared_error_layer",
+    "dropout": "dropout",
+    "embedding": "embedding",
+    "residual": "residual",
 }
 
 

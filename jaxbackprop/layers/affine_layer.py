@@ -9,14 +9,14 @@ Cache = tuple[Array, Array]
 
 
 def forward(
-    x: Float[Array, "in *samples"], weight: Float[Array, "out in"], bias: Float[Array, " out"]
-) -> tuple[Float[Array, "out *samples"], Cache]:
+    x: Float[Array, "in ..."], weight: Float[Array, "out in"], bias: Float[Array, " out"]
+) -> tuple[Float[Array, "out ..."], Cache]:
     """z = W x + b for every sample; time or space may stand between the features and the samples."""
     z = jnp.tensordot(weight, x, 1) + bias.reshape(-1, *[1] * (x.ndim - 1))
     return z, (x, weight)
 
 
-def backward(dout: Float[Array, "out *samples"], cache: Cache) -> tuple[Array, Array, Array]:
+def backward(dout: Float[Array, "out ..."], cache: Cache) -> tuple[Array, Array, Array]:
     """z_in = sum_j W_ij x_jn + b_i. By the chain rule, with dout = dL/dz:
 
     dL/dx_jn = sum_i dL/dz_in dz_in/dx_jn = sum_i W_ij dL/dz_in      (the document's W^T delta)
