@@ -25,6 +25,15 @@ FILES: dict[str, str] = {
     "squared_error": "squared_error_layer",
     "dropout": "dropout",
     "embedding": "embedding",
+    "batch_norm": "batch_norm",
+    "spatial_batch_norm": "batch_norm",
+    "layer_norm": "layer_norm",
+    "rms_norm": "rms_norm",
+    "group_norm": "group_norm",
+    "convolution": "convolution",
+    "convolution_1d": "convolution",
+    "max_pool": "pooling_mistakes",
+    "average_pool": "pooling_mistakes",
     "residual": "residual",
 }
 
