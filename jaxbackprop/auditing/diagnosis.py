@@ -14,7 +14,7 @@ import numpy as np
 from jaxbackprop.auditing.judge import Evidence, largest, tolerance
 from jaxbackprop.auditing.layered import Steps
 from jaxbackprop.auditing.mistakes.backward_steps import NETWORK_HYPOTHESES
-from jaxbackprop.auditing.mistakes.general import HYPOTHESES, fitted_factor, inner, number, ratio
+from jaxbackprop.auditing.mistakes.general import HYPOTHESES, Hypothesis, fitted_factor, inner, number, ratio
 from jaxbackprop.auditing.mistakes.variants import RIGHT, Family
 
 LARGE = 200_000  # products in a forward pass
@@ -41,8 +41,8 @@ class Candidate(NamedTuple):
     spares_the_right: bool = False
 
 
-def diagnose(e: Evidence, family: Family | None) -> dict[int, Diagnosis]:
-    """The mistake in every wrong leaf."""
+def diagnose(e: Evidence, family: Family | None, table: tuple[Hypothesis, ...] = ()) -> dict[int, Diagnosis]:
+    """The mistake in every wrong leaf; those of `table` go before the general ones."""
     wrong = [i for i in range(len(e.paths)) if e.wrong_points(i)]
     if not wrong:
         return {}
@@ -57,7 +57,7 @@ def diagnose(e: Evidence, family: Family | None) -> dict[int, Diagnosis]:
         one = best(whole, noises)
         return {i: Diagnosis(one.code, one.sentence, 1 - one.unexplained[i]) for i in wrong}
 
-    candidates = [*general_candidates(e, wrong), *special]
+    candidates = [*general_candidates(e, wrong, (*table, *HYPOTHESES)), *special]
     fitting = {i: [c for c in candidates if fits(c, i)] for i in wrong}
     rest = [i for i in wrong if not fitting[i]]
     if family is not None and rest:
@@ -79,9 +79,9 @@ def diagnose(e: Evidence, family: Family | None) -> dict[int, Diagnosis]:
     return diagnoses
 
 
-def general_candidates(e: Evidence, wrong: Sequence[int]) -> Iterator[Candidate]:
+def general_candidates(e: Evidence, wrong: Sequence[int], table: Sequence[Hypothesis]) -> Iterator[Candidate]:
     """What the hypotheses for any loss leave unexplained, leaf by leaf."""
-    for rank, hypothesis in enumerate(HYPOTHESES):
+    for rank, hypothesis in enumerate(table):
         for i in wrong:
             for gradient, facts in hypothesis.predict(e, i):
                 left = unexplained(e, i, gradient.__getitem__)

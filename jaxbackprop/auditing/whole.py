@@ -13,7 +13,7 @@ from jaxbackprop.auditing.diagnosis import Diagnosis, and_a_factor, diagnose
 from jaxbackprop.auditing.judge import Evidence, compare, judge, tolerance
 from jaxbackprop.auditing.kinks import kink_notes, kink_point
 from jaxbackprop.auditing.layered import Layout, Network, Steps, Trace, backward, check_reduction, find_layers, trace
-from jaxbackprop.auditing.mistakes.general import HYPOTHESES, is_bias, narrow_values
+from jaxbackprop.auditing.mistakes.general import HYPOTHESES, Hypothesis, is_bias, narrow_values
 from jaxbackprop.auditing.mistakes.shapes import fits, formed_elsewhere, wrong_shape
 from jaxbackprop.auditing.mistakes.variants import Family
 from jaxbackprop.auditing.points import (
@@ -99,8 +99,12 @@ def examine(
     l2: float | int | None = None,
     reduction: str | None = None,
     loss_is: Callable[[int | None], str | None] = lambda samples: None,
+    table: tuple[Hypothesis, ...] = (),
 ) -> Report:
-    """`audit`, with whoever knows the right gradient; `loss_is` tells the loss's reduction where no network does."""
+    """`audit`, with whoever knows the right gradient.
+
+    `loss_is` tells the loss's reduction where no network does; `table` has mistakes that go before the general ones.
+    """
 
     changed: set[str] = set()
 
@@ -170,7 +174,7 @@ def examine(
             for i in bad:
                 rows = [row[i].astype(np.float64) for row in raw]
                 bad[i] = (bad[i].code == "shape" and formed_elsewhere(family, i, rows)) or bad[i]
-        return Judged(evidence, family, precision(evidence) | diagnose(evidence, family) | bad)
+        return Judged(evidence, family, precision(evidence) | diagnose(evidence, family, table) | bad)
 
     choice = Choice(seen_so, samples, reduction, loss_is)
     multiple = choice.multiple(got, lambda m: sum(d.code is None for d in judged(m).diagnoses.values()))

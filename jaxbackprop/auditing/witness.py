@@ -116,6 +116,24 @@ def plain_loss(loss_fn: Callable[..., Any], structure: Structure, args: Sequence
     return at
 
 
+def own_pullback(
+    function: Callable[..., Any], args: Sequence[Any], places: Sequence[int]
+) -> Callable[[Sequence[Any], Any], tuple[Any, ...]]:
+    """What `jax.vjp` makes of a cotangent by the function's own rule, for the arguments in the given places."""
+
+    def pull(arrays: Sequence[Any], dout: Any) -> tuple[Any, ...]:
+        def of(*arrays: Any) -> Any:
+            whole = list(args)
+            for place, array in zip(places, arrays, strict=False):
+                whole[place] = array
+            return function(*whole)
+
+        out, back = jax.vjp(of, *map(jnp.asarray, arrays))
+        return back(jax.tree.map(lambda d, o: jnp.asarray(d, o.dtype), dout, out))
+
+    return pull
+
+
 def loss_of_args(loss_fn: Callable[..., Any], structure: Structure) -> Callable[..., float]:
     """The loss at the user's own parameters as a function of its other arguments, compiled if it can be."""
 
