@@ -28,12 +28,13 @@ def wrong_by(old, new):
 
 def test_a_right_backward_pass_is_right_everywhere():
     report = audit_network(backward, activations=list(ACTIVATIONS), depths=(1, 2, 5), samples_first=True)
+    assert audit_network(backward, activations=("tanh",), depths=(2,), classes=(2, 3, 10), samples_first=True).ok
     assert report.ok
     report.raise_if_wrong()
     cases = [outcome.case for outcome in report.outcomes]
     assert report.summary == f"Right in all {len(cases)} cases."
     assert {case["samples"] for case in cases} >= {1, 2, 7}
-    assert {case["classes"] for case in cases} >= {2, 3, 10}
+    assert {case["classes"] for case in cases} == {2}
     assert {case["activation"] for case in cases} >= set(ACTIVATIONS)
     assert {case["layers"] for case in cases} == {1, 2, 5}
 
@@ -72,7 +73,7 @@ def test_our_own_backward_pass_and_a_penalty():
     ],
 )
 def test_the_summary_says_where_a_backward_pass_fails_and_why(old, new, summary):
-    report = audit_network(wrong_by(old, new), samples_first=True)
+    report = audit_network(wrong_by(old, new), samples_first=True, reduction="mean")
     assert not report.ok
     assert summary in report.summary, report.summary
     assert report.summary in " ".join(str(report).split())
