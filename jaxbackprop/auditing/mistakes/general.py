@@ -356,4 +356,5 @@ def has_no_digit_beyond(values: np.ndarray, dtype: Any) -> bool:
     """Whether every entry is exact in a narrower type, which is chance only for round numbers."""
     filled = values[values != 0]
     mantissas = np.unique(np.abs(np.frexp(filled)[0]))
-    return mantissas.size > 1 and bool((filled.astype(dtype).astype(np.float64) == filled).all())
+    with np.errstate(over="ignore"):  # what does not fit is another number, and infinite
+        return mantissas.size > 1 and bool((filled.astype(dtype).astype(np.float64) == filled).all())
