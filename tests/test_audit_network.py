@@ -178,6 +178,35 @@ def test_the_first_wrong_stage_is_named_and_later_ones_are_its_consequence(old, 
         report.raise_if_wrong()
 
 
+def test_the_gradients_of_a_sum_are_right():
+    def summed(params, X, Y):
+        values = stages_of()(params, X, Y)
+        return {
+            name: len(X) * value if name.startswith("d") and name[1] in "Wb" else value
+            for name, value in values.items()
+        }
+
+    network = Network("tanh", samples_first=True)
+    assert audit_stages(summed, network, *data()).ok
+    report = audit_stages(lambda *a: summed(*a) | {"db2": stages_of()(*a)["db2"]}, network, *data())
+    assert report.first_wrong == "db2"
+
+
+def test_two_mistakes_in_one_leaf_from_different_steps_are_two():
+    """dW1 is spoiled by its delta, and by what that is multiplied with."""
+    source = stages_of("slope(z1)", "slope(a1)")
+
+    def run(params, X, Y):
+        values = source(params, X, Y)
+        return values | {"dW1": -values["dW1"]}
+
+    report = audit_stages(run, Network("tanh", samples_first=True), *data())
+    wrong = {finding.name: finding.explanation for finding in report.findings if finding.verdict == "wrong"}
+    assert list(wrong) == ["delta2", "dW1"]
+    assert "taken at a^1" in wrong["delta2"]
+    assert wrong["dW1"] == "the sign is turned"
+
+
 def test_two_mistakes_are_two():
     run = stages_of("slope(z1)", "slope(a1)")
 

@@ -82,8 +82,19 @@ def audit(
     def loss_is(samples: int | None) -> str | None:
         return loss_reduction(loss_of_args(loss_fn, structure), args, samples)
 
-    options = {"points": points, "network": network, "layout": layout, "l2": l2, "reduction": reduction}
-    return examine(gradient_fn, witness, structure, args, rng, loss_is=loss_is, **options)
+    return examine(
+        gradient_fn,
+        witness,
+        structure,
+        args,
+        rng,
+        points=points,
+        network=network,
+        layout=layout,
+        l2=l2,
+        reduction=reduction,
+        loss_is=loss_is,
+    )
 
 
 def examine(
@@ -169,7 +180,7 @@ def examine(
         )
         family = None
         if network is not None and layout is not None:
-            scaled_traces = [t._replace(l2=strength) for t in traces]
+            scaled_traces = [t._replace(l2=strength or 0.0) for t in traces]
             family = Family(network, layout, scaled_traces, evidence, total)
             for i in bad:
                 rows = [row[i].astype(np.float64) for row in raw]
@@ -179,7 +190,7 @@ def examine(
     choice = Choice(seen_so, samples, reduction, loss_is)
     multiple = choice.multiple(got, lambda m: sum(d.code is None for d in judged(m).diagnoses.values()))
     evidence, family, diagnoses = judged(multiple)
-    common = choice.common(got, multiple) if any(d.code for d in diagnoses.values()) or diagnoses else None
+    common = choice.common(got, multiple) if diagnoses else None
     if common is not None:
         diagnoses = diagnoses | {
             i: d._replace(sentence=d.sentence + and_a_factor(common.factor / multiple.factor, evidence))
@@ -208,12 +219,13 @@ class Judged(NamedTuple):
 def finding(e: Evidence, diagnoses: Mapping[int, Diagnosis], i: int, shape: tuple[int, ...]) -> Finding:
     """What is found of one leaf."""
     verdicts = [row[i] for row in e.verdicts]
-    diagnosis = diagnoses.get(i, (None, "", None))
+    code, sentence, explained = diagnoses.get(i, (None, "", None))
     if i in e.missing:
-        return Finding(e.paths[i], shape, np.inf, False, *diagnosis)
+        return Finding(e.paths[i], shape, np.inf, False, code, sentence, explained)
     error = max((verdict.error for verdict in verdicts if verdict.excuse is None), default=0.0)
     worst = max(range(len(verdicts)), key=lambda k: verdicts[k].error)
-    return Finding(e.paths[i], shape, error, i not in diagnoses, *diagnosis, e.got[worst][i], e.right(worst, i))
+    arrays = e.got[worst][i], e.right(worst, i)
+    return Finding(e.paths[i], shape, error, i not in diagnoses, code, sentence, explained, *arrays)
 
 
 def working_types(structure: Structure, gradient: Any) -> tuple[Any, ...]:

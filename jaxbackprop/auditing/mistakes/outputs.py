@@ -93,7 +93,7 @@ def wrong_rows(f: Family) -> Iterator[Variant]:
     mask = np.zeros((classes, samples))
     if labels.max() < samples:
         mask[:, labels] = 1
-        rows = Steps(error=lambda t, mask=mask: (t.a[-1] - mask) / t.samples)
+        rows = Steps(error=lambda t: (t.a[-1] - mask) / t.samples)
         yield same_everywhere(rows, {"where": "from all classes of the samples whose numbers are the labels"})
     columns = np.zeros((classes, samples))
     columns[labels] = 1
