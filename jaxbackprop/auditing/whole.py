@@ -190,7 +190,7 @@ def examine(
     choice = Choice(seen_so, samples, reduction, loss_is)
     multiple = choice.multiple(got, lambda m: sum(d.code is None for d in judged(m).diagnoses.values()))
     evidence, family, diagnoses = judged(multiple)
-    common = choice.common(got, multiple) if diagnoses else None
+    common = choice.common(got, multiple) if any(d.code is None for d in diagnoses.values()) else None
     if common is not None:
         diagnoses = diagnoses | {
             i: d._replace(sentence=d.sentence + and_a_factor(common.factor / multiple.factor, evidence))
