@@ -46,7 +46,8 @@ def write(tmp_path):
 def test_the_command_line(write):
     for path, status, text in (
         (write(name="right.py"), 0, "The gradient is right."),
-        (write("    delta3 /= N\n", "", name="wrong.py"), 1, "it is the gradient of the sum over 20 samples"),
+        (write("    delta3 /= N\n", "", name="sum.py"), 0, "right, as the gradient of the sum over 20 samples"),
+        (write("    delta3 /= N\n", "    delta3 /= -N\n", name="wrong.py"), 1, "the sign of delta^3 is turned"),
     ):
         command = [sys.executable, "-m", "jaxbackprop", "audit", f"{path}:gradient"]
         done = subprocess.run(command, capture_output=True, text=True)
