@@ -7,13 +7,27 @@ A layer is a pair of pure functions:
 
 `dout` is dL/dout, of out's shape; `gradients` is a tuple with dL/d(argument) for each differentiable argument of
 `forward`, in its order. `cache` is a pytree of whatever backward needs. As everywhere in this package features come
-first and samples last: x is [features, samples], or [channels, height, width, samples].
+first and samples last: x is [features, samples], [features, time, samples] or [channels, height, width, samples].
+
+What is not differentiated, such as indices, targets, a mask or a stride, is a keyword of `forward`. What has to stay a
+number of Python in the cache, as a stride does, is `Static` there, so that a cache may leave a compiled function.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import jax
+
 Axes = tuple[int, ...]
+
+
+@jax.tree_util.register_static
+@dataclass(frozen=True)
+class Static:
+    """A value in a cache that is part of the program, not of its data; it must be hashable."""
+
+    value: Any
 
 
 class Mistake(NamedTuple):
@@ -22,7 +36,7 @@ class Mistake(NamedTuple):
     - `code`: its name, such as "mean_path_forgotten".
     - `text`: what was done and what is right, in a sentence or two, with the derivation's symbols.
     - `predict`: `predict(dout, cache)` gives a tuple as `backward` does, with None for each gradient that the mistake
-      leaves right.
+      leaves right. All are None where the mistake cannot be made, as a transpose forgotten where no shape would fit.
     """
 
     code: str
@@ -33,12 +47,13 @@ class Mistake(NamedTuple):
 class Derived(NamedTuple):
     """A layer with its derivative, and what people get wrong in it.
 
-    - `name`: the layer's, which is its file's.
+    - `name`: the layer's, for `find_layer`.
     - `forward`, `backward`: see above.
     - `arguments`: the names of forward's differentiable arguments, in order.
     - `mistakes`: the table of the file.
     - `samples_first`: for each differentiable argument how an array in the courses' layout, samples first and weights
-      [in, out], becomes ours: the axes of `numpy.transpose`; None where both are the same.
+      [in, out], becomes ours: the axes of `numpy.transpose`; None where both are the same. Where an array has another
+      rank than these axes, as x of a single time step or of a sequence, the axes are all reversed.
     - `out_samples_first`: the same for `out`.
     - `read_options`: turns the further arguments of a person's forward, in order, such as CS231n's
       `{"stride": 1, "pad": 1}`, into keywords of `forward`.
@@ -52,3 +67,19 @@ class Derived(NamedTuple):
     samples_first: tuple[Axes | None, ...]
     out_samples_first: Axes | None
     read_options: Callable[..., Mapping[str, Any]] = lambda *rest: {}
+
+
+def turn(array: Any, axes: Axes | None) -> Any:
+    """An array from the courses' layout in ours, by an entry of `samples_first` or `out_samples_first`."""
+    if axes is None:
+        return array
+    return array.transpose(axes if len(axes) == array.ndim else tuple(range(array.ndim))[::-1])
+
+
+def turn_back(array: Any, axes: Axes | None) -> Any:
+    """The inverse of `turn`."""
+    if axes is None:
+        return array
+    if len(axes) != array.ndim:
+        return array.transpose(tuple(range(array.ndim))[::-1])
+    return array.transpose(tuple(sorted(range(array.ndim), key=axes.__getitem__)))
