@@ -47,7 +47,9 @@ def leaf_kind(name: str) -> tuple[str, str]:
     bare = plain(name)
     bare = re.sub(r"^(dld|dlossd|djd|dcostd|dl|gradients?|grads?|nabla|delta|deriv|d)(?=w|b|theta)", "", bare)
     bare = re.sub(r"(gradients?|grads?)$", "", bare)
-    match = re.fullmatch(r"(weights?|w|thetas?|b|bias|biases)(\d*|h|o|ih|ho|hidden|output|out|hiddenoutput|inputhidden)s?", bare)
+    match = re.fullmatch(
+        r"(weights?|w|thetas?|b|bias|biases)(\d*|h|o|ih|ho|hidden|output|out|hiddenoutput|inputhidden)s?", bare
+    )
     if match:
         return ("b" if match[1].startswith("b") else "W"), match[2]
     match = re.fullmatch(r"(\w*?)(weights?|bias|biases)(\d*)", bare)  # hidden_weights, output_bias

@@ -7,7 +7,17 @@ from typing import Any
 
 import numpy as np
 
-from jaxbackprop.auditing.calling import Unclear, call, entries, fill, is_gradient, leaf_kind, plain, returned_names, role
+from jaxbackprop.auditing.calling import (
+    Unclear,
+    call,
+    entries,
+    fill,
+    is_gradient,
+    leaf_kind,
+    plain,
+    returned_names,
+    role,
+)
 from jaxbackprop.auditing.hand_in import HandIn, quiet
 from jaxbackprop.auditing.slots import kept_gradients, parameters
 from jaxbackprop.auditing.stages_seen import seen_stages, snapshot, written
@@ -56,7 +66,12 @@ def constructions(cls: type, sizes: tuple[int, ...], hand_in: HandIn) -> Iterato
     """Arguments for the constructor, as they may be meant. "{activation}" stands for the activation's name."""
     signature = inspect.signature(cls)
     deep = (sizes[0], sizes[1], sizes[1] - 1, sizes[-1])
-    variants: list[tuple[Sequence[int], bool, int]] = [(sizes, False, 1), (deep, True, 3), (sizes, True, 2), (deep, False, 3)]
+    variants: list[tuple[Sequence[int], bool, int]] = [
+        (sizes, False, 1),
+        (deep, True, 3),
+        (sizes, True, 2),
+        (deep, False, 3),
+    ]
     seen = []
     for widths, as_list, number in variants:
         try:
@@ -87,7 +102,9 @@ def argument(name: str, parameter: inspect.Parameter, sizes: Sequence[int], as_l
     if re.search(r"hid|^hdim$|^nh$|^h$|^nnh|^units$|^d?h$", bare):
         listed = as_list or isinstance(default, list | tuple)
         return list(sizes[1:-1]) if listed else sizes[1]
-    if re.search(r"^(nn)?(n|d|num|size)?in(put)?s?(dim|size|features|nodes|units|neurons|layer)?s?$|input|feature|^nx$|^d$", bare):
+    if re.search(
+        r"^(nn)?(n|d|num|size)?in(put)?s?(dim|size|features|nodes|units|neurons|layer)?s?$|input|feature|^nx$|^d$", bare
+    ):
         return sizes[0]
     if re.search(r"out|class|^ny$|^k$|^c$", bare):
         return sizes[-1]
@@ -142,7 +159,9 @@ def build(hand_in: HandIn, cls: type, backward: str, arguments: dict[str, Any], 
             setattr(thing, name, word)
         return thing
 
-    def resolver(thing: Any, X: np.ndarray, y: np.ndarray, way: Way, word: Any, penalty: float | None, seen: dict) -> Callable[[str], Any]:
+    def resolver(
+        thing: Any, X: np.ndarray, y: np.ndarray, way: Way, word: Any, penalty: float | None, seen: dict
+    ) -> Callable[[str], Any]:
         def resolve(name: str) -> Any:
             if name in seen:
                 return seen[name]
@@ -207,7 +226,10 @@ def build(hand_in: HandIn, cls: type, backward: str, arguments: dict[str, Any], 
                 method = getattr(thing, forward)
                 out = call(method, fill(method, resolve))
                 seen.update({"probs": out, "": out} if out is not None else {})
-                if "probs" not in seen and (made := seen_stages(thing, out, seen, data, classes, way.rows).get("probs")) is not None:
+                if (
+                    "probs" not in seen
+                    and (made := seen_stages(thing, out, seen, data, classes, way.rows).get("probs")) is not None
+                ):
                     seen["probs"] = made
             method = getattr(thing, loss)
             return float(np.asarray(call(method, fill(method, resolve))).reshape(()))

@@ -54,9 +54,11 @@ def walk(holder: Any, path: tuple[Any, ...] = ()) -> Iterator[Slot]:
         inner: Any = holder.items()
     elif isinstance(holder, list | tuple | np.ndarray):
         inner = enumerate(holder)
-    elif hasattr(holder, "__dict__") and not isinstance(holder, type) and not callable(holder):
-        inner = vars(holder).items()
-    elif hasattr(holder, "__dict__") and hasattr(holder, "__call__") and type(holder).__name__ not in ("function", "method"):
+    elif (hasattr(holder, "__dict__") and not isinstance(holder, type) and not callable(holder)) or (
+        hasattr(holder, "__dict__")
+        and hasattr(holder, "__call__")
+        and type(holder).__name__ not in ("function", "method")
+    ):
         inner = vars(holder).items()
     else:
         return

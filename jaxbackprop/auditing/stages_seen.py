@@ -26,7 +26,13 @@ def seen_stages(
             sources[name] = value
     for name, value in sources.items():
         match = re.fullmatch(r"([za])(\d)", plain(name))
-        key = f"{match[1]}{match[2]}" if match and match[2] != "0" else "probs" if re.fullmatch(OUTPUT, plain(name)) else ""
+        key = (
+            f"{match[1]}{match[2]}"
+            if match and match[2] != "0"
+            else "probs"
+            if re.fullmatch(OUTPUT, plain(name))
+            else ""
+        )
         if key and (array := samples_first(value, data.samples, rows)) is not None:
             arrays[key] = array
     if "probs" not in arrays and (array := samples_first(out, data.samples, rows)) is not None:

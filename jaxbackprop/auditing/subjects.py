@@ -183,7 +183,10 @@ def guess_activation(subject: Subject, run: Run, data: Data, spelled_in_file: It
 def ways(*, rows: Iterable[bool], by_name: bool = False, as_list: bool = False) -> Iterator[Way]:
     """All ways to hand over, the usual ones first."""
     for direction, named, as_dict, targets in product(
-        rows, (False, True) if by_name else (False,), (True, False) if as_list else (True,), ("labels", "one-hot", "column")
+        rows,
+        (False, True) if by_name else (False,),
+        (True, False) if as_list else (True,),
+        ("labels", "one-hot", "column"),
     ):
         yield Way(direction, targets, named, as_dict)
 
@@ -199,7 +202,14 @@ def our_name(spelling: str) -> str | None:
 
 
 @contextlib.contextmanager
-def globals_set(hand_in: HandIn, X: np.ndarray, y: np.ndarray, samples: int, penalty: float | None, more: Mapping[str, Any] | None = None) -> Iterator[None]:
+def globals_set(
+    hand_in: HandIn,
+    X: np.ndarray,
+    y: np.ndarray,
+    samples: int,
+    penalty: float | None,
+    more: Mapping[str, Any] | None = None,
+) -> Iterator[None]:
     """The file's own global X, y, num_examples and reg_lambda, as functions of notebooks read them."""
     namespace = hand_in.namespace
     values: dict[str, Any] = {"X": X, "y": y, "samples": samples, "penalty": penalty}

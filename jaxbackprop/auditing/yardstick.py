@@ -11,8 +11,8 @@ import numpy as np
 
 from jaxbackprop.auditing.judge import compare
 from jaxbackprop.auditing.layered import Layout, Network, Trace, backward, find_layers, trace
+from jaxbackprop.auditing.mistakes.shapes import fits
 from jaxbackprop.auditing.points import Structure, describe
-from jaxbackprop.auditing.shapes import fits
 from jaxbackprop.auditing.witness import Known, Witness
 
 Leaves = Mapping[str, np.ndarray]
