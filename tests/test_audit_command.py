@@ -211,3 +211,28 @@ def test_a_notebook(tmp_path, capsys):
     nbformat.write(new_notebook(cells=[new_code_cell(source) for source in sources]), path)
     assert main(str(path), activation="tanh") == 0
     assert "of homework.ipynb" in capsys.readouterr().out
+
+
+def test_a_folder_of_hand_ins(tmp_path, capsys):
+    import pandas as pd
+
+    folder = tmp_path / "handed_in"
+    for name, source in {
+        "right": NETWORK,
+        "wrong": NETWORK.replace("s * (1 - s)", "s * s"),
+        "hangs": "while True:\n    pass\n",
+        "exits": "import os\nos._exit(0)\n",
+    }.items():
+        (folder / name).mkdir(parents=True)
+        (folder / name / "homework.py").write_text(source)
+    assert main(all=folder, csv=tmp_path / "marks.csv", seconds=20) == 0
+    assert "no sandbox" in capsys.readouterr().out
+    marks = pd.read_csv(tmp_path / "marks.csv", index_col="file")
+    verdicts = {name.split("/")[0]: verdict for name, verdict in marks["verdict"].items()}
+    assert verdicts == {
+        "right": "right",
+        "wrong": "wrong",
+        "hangs": "could not be run",
+        "exits": "could not be run",
+    }
+    assert marks.loc["wrong/homework.py", "mistakes"].startswith("slope")

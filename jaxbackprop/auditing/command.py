@@ -4,6 +4,7 @@ import inspect
 import sys
 import types
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import jax
@@ -37,13 +38,17 @@ Paste this below it, with your own calls in it, and audit the function gradient:
 
 
 def main(
-    target: Annotated[str, tyro.conf.Positional],
+    target: Annotated[str | None, tyro.conf.Positional] = None,
     name: Annotated[str | None, tyro.conf.Positional] = None,
     activation: str | None = None,
     l2: float = 0.0,
     one_hot: bool = False,
     classes: int = 2,
     verbose: bool = False,
+    all: Path | None = None,
+    csv: Path | None = None,
+    seconds: float = 60.0,
+    codes: Path | None = None,
     seed: int = 0,
 ) -> int:
     """Is the gradient in a file of your own right? If not, what is the mistake?
@@ -78,6 +83,10 @@ def main(
         l2: The strength of the penalty on the weights, if your gradient includes one.
         one_hot: Hand over y one-hot instead of as labels.
         classes: How many a class is tried with.
+        all: Audit all files of this folder, each in a process and a temporary folder of its own. It is no sandbox.
+        csv: Write one row a file there: verdict, mistakes, seconds.
+        seconds: The time limit for each file of a folder.
+        codes: A file to write the exit status and the codes of the mistakes to, for programs.
         verbose: Show what the file printed.
         seed: Of the parameters and the data.
     """
@@ -87,22 +96,36 @@ def main(
         check_real("l2", l2, 0)
         check_integer("seed", seed, 0)
         check_integer("classes", classes, 2)
+        if all is not None:
+            from jaxbackprop.auditing.marks import SANDBOX, mark_all
+
+            check_real("seconds", seconds, 0)
+            print(f"{mark_all(all, csv, seconds).to_string()}\n\n{SANDBOX}")
+            return RIGHT
+        if target is None:
+            raise NotRun("name a file, as homework.py, or a folder by --all")
         path, name = split_target(target, name)
         with opened(path) as hand_in:
-            text, ok = examine_file(hand_in, name, activation, l2=l2, one_hot=one_hot, classes=classes, seed=seed)
+            text, ok, mistakes = examine_file(
+                hand_in, name, activation, l2=l2, one_hot=one_hot, classes=classes, seed=seed
+            )
             if verbose:
                 print(hand_in.printed.getvalue())
     except (NotRun, Unclear, ValueError) as error:
         print(f"could not be run: {error}", file=sys.stderr)
+        if codes is not None:
+            codes.write_text(f"{NOT_RUN}\n{error}")
         return NOT_RUN
     print(text)
+    if codes is not None:
+        codes.write_text(f"{RIGHT if ok else WRONG}\n{' '.join(mistakes)}")
     return RIGHT if ok else WRONG
 
 
 def examine_file(
     hand_in: HandIn, name: str | None, activation: str | None, *, l2: float, one_hot: bool, classes: int, seed: int
-) -> tuple[str, bool]:
-    """The report on what a file has, and whether it is right.
+) -> tuple[str, bool, list[str]]:
+    """The report on what a file has, whether it is right, and the codes of its mistakes.
 
     **Raises:** `NotRun` if there is nothing to audit in it, or if it fails.
     """
@@ -113,7 +136,7 @@ def examine_file(
         except Unclear as error:
             facts = {"file": hand_in.path.name, "reason": error, "cls": cls.__name__}
             raise NotRun(ADAPTER.format(**facts, features=FEATURES, hidden=HIDDEN, classes=CLASSES)) from error
-        return str(report), report.ok
+        return str(report), report.ok, report.mistakes
     function = choose_function(hand_in, name)
     if function is None:
         raise NotRun(
@@ -130,7 +153,9 @@ def examine_file(
     reports = examine(silent, network, one_hot=one_hot, seed=seed)
     shown = [r.summary if isinstance(r, NetworkReport) and r.ok else str(r) for r in reports]
     title = f"{function.__name__}(W1, b1, W2, b2, X, y) of {hand_in.path.name}, {network.activation}"
-    return "\n\n".join([title, *shown]), all(report.ok for report in reports)
+    found = [f for report in reports if isinstance(report, Report) for f in report.findings if not f.ok]
+    mistakes = list(dict.fromkeys(finding.diagnosis or "unknown" for finding in found))
+    return "\n\n".join([title, *shown]), all(report.ok for report in reports), mistakes
 
 
 def split_target(target: str, name: str | None) -> tuple[str, str | None]:

@@ -81,7 +81,7 @@ class Subject:
     value: Callable[[np.ndarray, Any], Any] | None = None
     default_penalty: float | None = None
     fixed: bool = False
-    way: Way = Way()
+    way: Way = field(default_factory=Way)
     number: int = 0  # of the assignment of results to leaves that fits
 
     @property
