@@ -3,7 +3,7 @@
 import inspect
 import sys
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -14,7 +14,7 @@ import tyro
 from jaxbackprop._checks import check_integer, check_real, choose
 from jaxbackprop.activations import ACTIVATIONS, get_activation
 from jaxbackprop.auditing import Network, NetworkReport, Report, StageReport, audit, audit_network, audit_stages
-from jaxbackprop.auditing.calling import Unclear
+from jaxbackprop.auditing.calling import Unclear, leaf_kind, returned_names, role
 from jaxbackprop.auditing.door import audit_class, choose_class
 from jaxbackprop.auditing.hand_in import HandIn, NotRun, opened, quiet, told
 from jaxbackprop.network import Layer, loss
@@ -146,13 +146,13 @@ def examine_file(
 
     def silent(*arrays: Any) -> Any:
         with quiet(hand_in.printed):
-            return function(*arrays)
+            return call_function(function, arrays)
 
     silent.__name__ = function.__name__
     network = Network(activation or "tanh", l2=l2, samples_first=True)
     reports = examine(silent, network, one_hot=one_hot, seed=seed)
     shown = [r.summary if isinstance(r, NetworkReport) and r.ok else str(r) for r in reports]
-    title = f"{function.__name__}(W1, b1, W2, b2, X, y) of {hand_in.path.name}, {network.activation}"
+    title = f"{function.__name__}({', '.join(inspect.signature(function).parameters)}) of {hand_in.path.name}, {network.activation}"
     found = [f for report in reports if isinstance(report, Report) for f in report.findings if not f.ok]
     mistakes = list(dict.fromkeys(finding.diagnosis or "unknown" for finding in found))
     return "\n\n".join([title, *shown]), all(report.ok for report in reports), mistakes
@@ -174,7 +174,29 @@ def choose_function(hand_in: HandIn, name: str | None) -> Callable[..., Any] | N
             return choose("function", name, functions | hand_in.own(type))
         except ValueError as error:
             raise NotRun(f"{hand_in.path}: {error}") from error
-    return next((f for f in functions.values() if list(inspect.signature(f).parameters) == ARGUMENTS), None)
+    return next((f for f in functions.values() if takes(f)), None)
+
+
+def takes(function: Callable[..., Any]) -> str:
+    """Whether a function takes the "arrays" W1, b1, W2, b2, X, y in any order, or a "model" of them, X and y."""
+    names = list(inspect.signature(function).parameters)
+    if sorted(names) == sorted(ARGUMENTS):
+        return "arrays"
+    return "model" if [role(name) for name in names] == ["model", "X", "y"] else ""
+
+
+def call_function(function: Callable[..., Any], arrays: Sequence[Any]) -> Any:
+    """The call by what the function takes; its results by the names in its `return`, where all four have one."""
+    if takes(function) == "model":
+        result = function(dict(zip(ARGUMENTS[:4], arrays[:4], strict=True)), *arrays[4:])
+    elif takes(function) == "arrays":
+        result = function(**dict(zip(ARGUMENTS, arrays, strict=True)))
+    else:
+        result = function(*arrays)
+    names = ["d" + "".join(leaf_kind(name)) for name in returned_names(function)]
+    if isinstance(result, tuple) and len(result) == len(names) and sorted(names) == sorted(NAMES):
+        return dict(zip(names, result, strict=True))
+    return result
 
 
 def named_results(function: Callable[..., Any], *arrays: Any) -> dict[str, Any]:
