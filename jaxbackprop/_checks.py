@@ -41,9 +41,10 @@ def check_real(
     bound += "" if maximum is None else f" and at most {maximum:g}"
     if isinstance(value, bool | np.bool_) or not isinstance(value, Real) or not math.isfinite(value):
         raise ValueError(f"{argument}={value!r} must be a finite number {bound}")
-    if value < minimum or (exclusive and value == minimum) or (maximum is not None and value > maximum):
+    number = float(value)
+    if number < minimum or (exclusive and number == minimum) or (maximum is not None and number > maximum):
         raise ValueError(f"{argument}={value!r} must be {bound}")
-    return float(value)
+    return number
 
 
 def check_finite(argument: str, array: Any) -> None:

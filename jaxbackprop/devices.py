@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -79,7 +80,7 @@ def join_hosts() -> int:
     **Raises:** `RuntimeError` if JAX has already started its devices.
     """
     told = {"num_processes": "JAX_NUM_PROCESSES", "process_id": "JAX_PROCESS_ID"}
-    given = {argument: int(os.environ[name]) for argument, name in told.items() if name in os.environ}
+    given: dict[str, Any] = {argument: int(os.environ[name]) for argument, name in told.items() if name in os.environ}
     try:
         jax.distributed.initialize(**given)  # it reads JAX_COORDINATOR_ADDRESS, and what launchers set, by itself
     except ValueError as error:

@@ -169,10 +169,11 @@ def ignores_padding(optimizer: Optimizer) -> bool:
     if not is_own(optimizer):
         return True
     generator = np.random.default_rng(0)
-    small = tuple(Layer(generator.normal(size=(m, n)), generator.normal(size=m)) for n, m in ((3, 2), (2, 2)))
+    make: Any = Layer
+    small = tuple(make(generator.normal(size=(m, n)), generator.normal(size=m)) for n, m in ((3, 2), (2, 2)))
     padded = (
-        Layer(np.pad(small[0].weight, ((0, 3), (0, 0))), np.pad(small[0].bias, (0, 3))),
-        Layer(np.pad(small[1].weight, ((0, 0), (0, 3))), small[1].bias),
+        make(np.pad(small[0].weight, ((0, 3), (0, 0))), np.pad(small[0].bias, (0, 3))),
+        make(np.pad(small[1].weight, ((0, 0), (0, 3))), small[1].bias),
     )
     after = []
     for params in (small, padded):
@@ -182,7 +183,8 @@ def ignores_padding(optimizer: Optimizer) -> bool:
             gradient = jax.tree.map(lambda p: 0.3 * p, params)
             params, state = optimizer.update(gradient, state, params, Hyperparameters(0.1))
         after.append((params, state))
-    if jax.tree.structure(after[0]) != jax.tree.structure(after[1]):
+    structures: list[Any] = [jax.tree.structure(tree) for tree in after]
+    if structures[0] != structures[1]:
         return False
     for own, wide in zip(jax.tree.leaves(after[0]), jax.tree.leaves(after[1]), strict=True):
         own, wide = np.asarray(own), np.asarray(wide)

@@ -25,7 +25,7 @@ from jaxbackprop.estimators.base import BaseBackprop, to_params
 from jaxbackprop.estimators.classifier import BackpropClassifier
 from jaxbackprop.estimators.regressor import BackpropRegressor
 from jaxbackprop.files import whole_file
-from jaxbackprop.optimizers import OPTIMIZERS
+from jaxbackprop.optimizers import get_optimizer
 
 FORMAT = 1
 KEY = "jaxbackprop"
@@ -138,7 +138,7 @@ def _rebuild(about: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Base
 
 def _state(estimator: BaseBackprop, arrays: Mapping[str, np.ndarray]) -> Any:
     """The optimizer's state, whose structure follows from the optimizer and the parameters."""
-    optimizer = OPTIMIZERS[estimator._trial(0, 1).optimizer]
+    optimizer = get_optimizer(estimator._trial(0, 1).optimizer)
     shapes = jax.eval_shape(optimizer.init, to_params(estimator.coefs_, estimator.intercepts_))
     leaves, structure = jax.tree.flatten(shapes)
     stored = [np.array(arrays[f"optimizer/{i}"]) for i in range(len(leaves))]

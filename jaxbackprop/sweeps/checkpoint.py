@@ -28,7 +28,7 @@ from safetensors.numpy import load, save_file
 from jaxbackprop.activations import Activation
 from jaxbackprop.files import whole_file
 from jaxbackprop.losses import Objective
-from jaxbackprop.network import Layer
+from jaxbackprop.network import Layer, Params
 from jaxbackprop.optimizers import Hyperparameters, Optimizer
 from jaxbackprop.sweeps.host import Job, agree
 from jaxbackprop.sweeps.state import Book
@@ -194,7 +194,7 @@ def _numbers(value: Activation | Objective | Optimizer) -> list[np.ndarray]:
     if isinstance(value, Objective):
         y = jnp.eye(3)[:, jnp.arange(20) % 3]
         return [np.asarray(value.predict(z)), np.asarray(value.per_sample(z, y))]
-    params = (Layer(z, z[:, 0]),)
+    params: Params = (Layer(z, z[:, 0]),)
     state = value.init(params)
     for _ in range(3):
         params, state = value.update(params, state, params, Hyperparameters(0.1))

@@ -4,6 +4,8 @@ Karnin, Koren and Somekh 2013; Jamieson and Talwalkar 2016. Every rung multiplie
 the trials by it.
 """
 
+from typing import Any
+
 import numpy as np
 from jaxtyping import Float, Int
 
@@ -38,7 +40,7 @@ def drop_worst(book: Book, keep: int) -> Int[np.ndarray, " networks"]:
 
     A trial that early stopping has ended competes with the loss of its best parameters, as the others do with theirs.
     """
-    outcome = book.outcome()
+    outcome: Any = book.outcome()
     loss = outcome.validation_loss if np.isfinite(outcome.validation_loss).any() else outcome.train_loss
     status = book.status.reshape(-1, book.splits)
     alive = np.flatnonzero(~(status == DROPPED).any(axis=1))

@@ -7,7 +7,7 @@ back to it. So halving, early stopping, interruption and checkpoints are nothing
 import contextlib
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -71,7 +71,13 @@ class Job:
 
     def __post_init__(self) -> None:
         dtype = self.splits.dtype
-        names = {"learning_rate": dtype, "l2": dtype, "momentum": dtype, "weight_decay": dtype, "seed": np.int32}
+        names: dict[str, Any] = {
+            "learning_rate": dtype,
+            "l2": dtype,
+            "momentum": dtype,
+            "weight_decay": dtype,
+            "seed": np.int32,
+        }
         columns = {name: np.array([getattr(t, name) for t in self.trials], kind) for name, kind in names.items()}
         object.__setattr__(self, "columns", columns)
 
@@ -99,7 +105,7 @@ def new_book(job: Job) -> Book:
     )
 
 
-def train(job: Job, book: Book) -> Iterator[Progress]:
+def train(job: Job, book: Book) -> Generator[Progress, None, None]:
     """Train everything that is left to do by the book, yielding after each call of a program. Closing the iterator ends
     the training there; the book then holds all that has come of each network."""
     data = put(job.splits.data, job.mesh, spread=False)
@@ -138,7 +144,7 @@ def _train_program(
     padded = (len(data.x), *program.hidden, len(data.y))
     begin(book, program, waiting(book, networks), job.trials, padded, job.draw)
     recipe = make_recipe(job, program)
-    at_once = _epochs_at_once(job, program)
+    at_once, skipped = _epochs_at_once(job, program), 0
 
     def sit(networks: Int[np.ndarray, " some"]) -> Run:
         return take_seats(book, program, networks, job.trials, job.columns, job.mesh, recipe.runs)
@@ -150,7 +156,7 @@ def _train_program(
         nonlocal skipped
         skipped += _steps_left(job, book, settle())
 
-    run, living, skipped = sit(networks), int((book.status[networks] == TRAINING).sum()), 0
+    run, living = sit(networks), int((book.status[networks] == TRAINING).sum())
     while living and run.epoch < stop:
         before = run.epoch
         run = _advance(job, book, data, recipe, run, stop, at_once)
@@ -251,7 +257,7 @@ def _call(
         order = np.full((len(splits.train_sizes), at_once * program.batches, program.batch_size), -1, np.int32)
         # Splits of other sizes may need another number of batches; those belong to another program.
         for split in np.unique(run.seats.split[(run.seats.networks >= 0).any(axis=1)]):
-            own = splits.data.train[split][: splits.train_sizes[split]]
+            own = np.asarray(splits.data.train[split])[: splits.train_sizes[split]]
             for k in range(epochs * times):
                 place = slice(k * program.batches, (k + 1) * program.batches)
                 order[split, place] = epoch_order(job.shuffle_seed, run.epoch + k, own, program.batch_size)

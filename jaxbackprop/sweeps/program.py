@@ -283,10 +283,10 @@ def train_chunk(
 
     def record() -> Carry:
         metrics, each = carry.metrics, jax.vmap(assess, in_axes=(0, 0, None))
-        l2 = hyperparameters.l2
+        l2 = jnp.asarray(hyperparameters.l2)
         if recipe.assess:
             assert train is not None
-            own = share_l2(hyperparameters, total_weight(train)).l2 if recipe.shared_l2 else l2
+            own = jnp.asarray(share_l2(hyperparameters, total_weight(train)).l2) if recipe.shared_l2 else l2
             metrics = Metrics(*each(state, own, train), *each(state, own, validation))
         else:
             loss = metrics.train_loss if running is None else running_loss(running)

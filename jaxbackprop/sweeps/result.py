@@ -105,15 +105,15 @@ class SweepResult:
 
 def make_result(job: Job, book: Book) -> SweepResult:
     """What the book says, in the trials' order."""
-    assert book.curves is not None
+    curves: Any = book.curves
     shape, own = (len(job.trials), book.splits), job.splits.objective
     return SweepResult(
         table=_make_table(job, book),
         trials=job.trials,
         epochs=job.marks,
-        train_loss=book.curves.train_loss.T.reshape(*shape, -1),
-        validation_loss=book.curves.validation_loss.T.reshape(*shape, -1),
-        finished=np.isin(book.status, (STOPPED, COMPLETED)).reshape(shape).all(axis=1),
+        train_loss=curves.train_loss.T.reshape(*shape, -1),
+        validation_loss=curves.validation_loss.T.reshape(*shape, -1),
+        finished=np.asarray(np.isin(book.status, (STOPPED, COMPLETED)).reshape(shape).all(axis=1)),
         plan=job.plan,
         objective=name_of(own) if OBJECTIVES.get(own.name) is own else own,
         targets=job.splits.targets,

@@ -98,8 +98,8 @@ def make_data(
     uneven = any(len({len(index) for index in part}) > 1 for part in (train, validation))
     if weights is None and uneven:
         weights = np.ones(x.shape[1], x.dtype)
-    aligned: Any = (_aligned(x), _aligned(y), weights)
-    return Data(*aligned, _filled(train), _filled(validation))
+    arrays: Any = (_aligned(x), _aligned(y), weights, _filled(train), _filled(validation))
+    return Data(*arrays)
 
 
 def _filled(splits: Sequence[Index]) -> Any:

@@ -132,7 +132,8 @@ def open_book(
     buffers = {name: np.zeros(total, name) for name, total in totals.items()}
 
     used = dict.fromkeys(buffers, 0)
-    kinds, place = [], np.zeros((networks, 2), np.int64)
+    kinds: list[Kind] = []
+    place = np.zeros((networks, 2), np.int64)
     for ((hidden, _), members), shapes in zip(of_kind.items(), layouts, strict=True):
         own = (np.array(members)[:, None] * splits + np.arange(splits)).reshape(-1)
         place[own] = np.stack([np.full(len(own), len(kinds)), np.arange(len(own))], axis=1)
@@ -147,7 +148,8 @@ def open_book(
         kinds.append(Kind((features, *hidden, outputs), own, params, optimizer, params if kept is None else kept))
 
     def metrics(*shape: int) -> Metrics:
-        return Metrics(*(np.full(shape, np.nan, dtype) for _ in Metrics._fields))
+        blank: Any = [np.full(shape, np.nan, dtype) for _ in Metrics._fields]
+        return Metrics(*blank)
 
     def integers(value: int) -> np.ndarray:
         return np.full(networks, value, np.int32)

@@ -129,7 +129,7 @@ def take_seats(
         for stacked, own in _pairs((params, state, kept), kind):
             stacked[(taken[group], *_corner(own))] = own[positions]
 
-    def column(values: np.ndarray, blank: Any = 0) -> Any:
+    def column(values: Any, blank: Any = 0) -> Any:
         full = np.full(seats.networks.size, blank, values.dtype)
         full[taken] = values[numbers]
         return full.reshape(shape)
@@ -153,18 +153,15 @@ def take_seats(
         ),
     )
     members = np.where(seats.networks >= 0, seats.networks, numbers[0]) // book.splits
-    settings: Any = Settings(
-        Hyperparameters(**{name: values[members] for name, values in columns.items()}),
-        np.array([trials[n].hidden for n in members.flat], np.int32).reshape(*shape, -1),
-        seats.activation,
-        seats.split,
-    )
+    widths = np.array([trials[n].hidden for n in members.flat], np.int32).reshape(*shape, -1)
+    shared: Any = Hyperparameters(**{name: values[members] for name, values in columns.items()})
+    settings: Any = (shared, widths, seats.activation, seats.split)
     living = numbers[book.status[numbers] == TRAINING]
     return Run(
         program,
         seats,
         put(carry, mesh, spread=True),
-        put(settings, mesh, spread=True),
+        put(Settings(*settings), mesh, spread=True),
         int(book.epoch[living[0]]),
         int(book.record[living[0]]) + 1,
     )
