@@ -52,13 +52,12 @@ class Mistake(NamedTuple):
 DELTA3 = "delta3 = (y_hat - Y) / N"
 DELTA2 = "delta2 = delta3 @ W2.T * (1 - a1**2)"
 GALLERY = (
-    Mistake("sum_not_mean", DELTA3, "delta3 = y_hat - Y"),
+    Mistake("sum_not_mean", "db2 = delta3.sum(axis=0)", "db2 = (y_hat - Y).sum(axis=0)"),
     Mistake("slope_missing", DELTA2, "delta2 = delta3 @ W2.T"),
     Mistake("tanh_slope_cosh_2z", DELTA2, "delta2 = delta3 @ W2.T / np.cosh(2 * z1)"),
     Mistake("slope_formula_of_z", DELTA2, "delta2 = delta3 @ W2.T * (1 - z1**2)"),
     Mistake("slope_of_other", DELTA2, DELTA2, activation="sigmoid"),
     Mistake("sigmoid_slope_unfinished", DELTA2, "delta2 = delta3 @ W2.T * a1", activation="sigmoid"),
-    Mistake("slope_at_kink", DELTA2, "delta2 = delta3 @ W2.T * (z1 >= 0)", activation="relu"),
     Mistake("delta_sign", DELTA3, "delta3 = (Y - y_hat) / N"),
     Mistake("softmax_jacobian_diagonal", DELTA3, "delta3 = -Y / y_hat * y_hat * (1 - y_hat) / N"),
     Mistake("weight_of_another_layer", DELTA2, "delta2 = delta3 @ W1 * (1 - a1**2)"),
@@ -68,7 +67,7 @@ GALLERY = (
     Mistake("transposed", "dW1 = X.T @ delta2 + l2 * W1", "dW1 = delta2.T @ X"),
     Mistake("l2_over_n", "+ l2 * W2", "+ l2 * W2 / N", l2=0.1),
     Mistake("l2_on_bias", "db1 = delta2.sum(axis=0)", "db1 = delta2.sum(axis=0) + l2 * b1", l2=0.1),
-    Mistake("copy", "db1 = delta2.sum(axis=0)", "db1 = db2", sizes=(2, 3, 3)),
+    Mistake("delta_of_another_layer", "db1 = delta2.sum(axis=0)", "db1 = db2", sizes=(2, 3, 3)),
     Mistake("precision", "dW1 = X.T @ delta2", "dW1 = X.T.astype('f4') @ delta2.astype('f4')"),
     Mistake("slope_missing", DELTA2, "delta2 = N * delta3 @ W2.T"),
     Mistake(None, DELTA2, "delta2 = delta3 @ W2.T * np.sqrt(1 - a1**2) * (1 + b1)"),

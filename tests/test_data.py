@@ -54,7 +54,7 @@ def test_every_data_set_is_complete(name):
         np.testing.assert_array_equal(np.unique(data.y), np.arange(len(data.class_names)))
         assert encode(data.y).objective == "softmax"
     else:
-        assert encode(data.y).objective == "squared"
+        assert encode(data.y, "squared").objective == "squared"
 
 
 @pytest.mark.parametrize("name", ["iris", "wine", "breast_cancer", "digits", "diabetes"])

@@ -133,8 +133,8 @@ def test_padding_stays_zero_in_value_and_gradient(activation):
     own = jb.init_params(jax.random.key(0), (3, 2, 3, 2))
     stacked = draw_starts(np.array([0]), np.array([[3, 2, 3, 2]]), (3, 5, 4, 2), scheme="course", dtype=x.dtype)
     padded = jax.tree.map(lambda a: jnp.asarray(a[0]), stacked)
+    step = jax.jit(jax.grad(lambda p: jb.loss(p, x, y, activation=activation, l2=0.1)))
     for _ in range(5):
-        step = jax.jit(jax.grad(lambda p: jb.loss(p, x, y, activation=activation, l2=0.1)))
         own = jax.tree.map(lambda p, g: p - 0.5 * g, own, step(own))
         gradient = clear_padding(jb.loss_and_grad(padded, x, y, activation=activation, l2=0.1)[1], jnp.array([2, 3]))
         padded = jax.tree.map(lambda p, g: p - 0.5 * g, padded, gradient)

@@ -234,8 +234,8 @@ BAD = [
     ({"folds": [(np.arange(40), [])]}, r"folds\[0\]: its validation samples must be .* at least one position"),
     ({"folds": [(np.arange(40), [0.5])]}, r"folds\[0\]: its validation samples must be positions, integers"),
     (
-        {"folds": 2, "weights": np.r_[np.zeros(30), np.ones(30)]},
-        "weights are all 0 for the 30 validation samples of split",
+        {"folds": [(np.arange(30, 60), np.arange(30))], "weights": np.r_[np.zeros(30), np.ones(30)]},
+        "weights are all 0 for the 30 validation samples of split 0",
     ),
 ]
 
