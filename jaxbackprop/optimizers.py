@@ -11,10 +11,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, PyTree
 
 from jaxbackprop._checks import check_finite, check_integer, check_real, choose, is_concrete
-from jaxbackprop.network import Params
 
 
 class Hyperparameters(NamedTuple):
@@ -63,13 +62,13 @@ class Optimizer:
     """`init(params)` makes the state; `update(gradient, state, params, hyperparameters)` the new params and state."""
 
     name: str
-    init: Callable[[Params], Any]
-    update: Callable[[Params, Any, Params, Hyperparameters], tuple[Params, Any]]
+    init: Callable[[PyTree], Any]
+    update: Callable[[PyTree, Any, PyTree, Hyperparameters], tuple[PyTree, Any]]
 
 
 def sgd_update(
-    gradient: Params, state: tuple, params: Params, hyperparameters: Hyperparameters
-) -> tuple[Params, tuple]:
+    gradient: PyTree, state: tuple, params: PyTree, hyperparameters: Hyperparameters
+) -> tuple[PyTree, tuple]:
     """Gradient descent: W <- W - learning_rate dL/dW, and the same for b."""
     return jax.tree.map(lambda p, g: p - hyperparameters.learning_rate * g, params, gradient), state
 
@@ -77,7 +76,7 @@ def sgd_update(
 def from_optax(name: str, make: Callable[[Hyperparameters], optax.GradientTransformation]) -> Optimizer:
     """An optax optimizer, made anew from the traced hyperparameters at each use; its state does not depend on them."""
 
-    def update(gradient: Params, state: Any, params: Params, hyperparameters: Hyperparameters) -> tuple[Params, Any]:
+    def update(gradient: PyTree, state: Any, params: PyTree, hyperparameters: Hyperparameters) -> tuple[PyTree, Any]:
         updates, state = make(hyperparameters).update(gradient, state, params)
         return optax.apply_updates(params, updates), state
 

@@ -82,7 +82,7 @@ def test_a_cache_may_leave_a_compiled_function_and_be_mapped(name, float64):
         options = {
             key: jnp.asarray(value) if key in ("target", "index", "mask") else value for key, value in options.items()
         }
-    out, cache = jax.jit(lambda a: layer.forward(*a, **options))(arguments)
+    _, cache = jax.jit(lambda a: layer.forward(*a, **options))(arguments)
     alone = jax.jit(layer.backward)(dout, cache)
     two = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), arguments)
     _, caches = jax.vmap(lambda a: layer.forward(*a, **options))(two)

@@ -18,7 +18,7 @@ Wrong = tuple[Array | None, Array | None, Array | None]
 
 
 class Cache(NamedTuple):
-    """q [g, r, d, i, n], k [g, d, j, n], v [g, e, j, n], the attention A [g, r, i, j, n], the mask, the shapes given."""
+    """q [g, r, d, i, n], k [g, d, j, n], v [g, e, j, n], A [g, r, i, j, n], the mask, the shapes given."""
 
     query: Array
     key: Array

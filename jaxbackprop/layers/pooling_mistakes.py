@@ -113,7 +113,7 @@ def _full_divisor(dout: Array, cache: Cache) -> Wrong:
 
 def _inside_divisor(dout: Array, cache: Cache) -> Wrong:
     windows = _windows(cache)
-    inside = sum(windows.seen(jnp.ones_like(cache[0]), place, 0) for place in windows.places())
+    inside = sum(windows.seen(jnp.ones_like(cache[0]), place, 0.0) for place in windows.places())
     return (to_all(dout / inside, windows),)
 
 
