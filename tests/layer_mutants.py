@@ -230,7 +230,7 @@ def rms_norm(dout, x, gamma, eps=None, mistake=None):
 def convolution(dout, x, w, b, stride=None, pad=None, dilation=None, mistake=None):
     """CS231n's naive loops, one number for both dimensions."""
     n, _, height, width = x.shape
-    f, _, k, l = w.shape
+    k, l = w.shape[2:]
     s, d = (1 if mistake == "stride_ignored" else stride), (1 if mistake == "dilation_ignored" else dilation)
     edges = ((0, 0), (0, 0), (pad, pad + 20), (pad, pad + 20))
     padded = np.pad(x, edges)

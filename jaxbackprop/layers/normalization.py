@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 from jaxbackprop.layers.contract import Mistake, Static
 
 Any_ = Float[Array, "..."]
+Number = float | int
 Gradients = tuple[Array, Array, Array]
 Wrong = tuple[Array | None, Array | None, Array | None]
 
@@ -94,7 +95,7 @@ def _count(cache: Normalized) -> int:
 
 
 def _paths(
-    dout: Array, cache: Normalized, *, mean: float = 1, variance: float = 1, gamma: Any = None, std: Any = None
+    dout: Array, cache: Normalized, *, mean: Number = 1, variance: Number = 1, gamma: Any = None, std: Any = None
 ) -> Wrong:
     """`backward_short` with each path counted so many times, and with another gamma or 1 / sigma."""
     axes = cache.axes.value
