@@ -90,3 +90,13 @@ def test_another_number_of_samples_is_refused():
     network, x, y = small_convolutional()
     with pytest.raises(ValueError, match="last axis"):
         fit_chain(network, network.init(jax.random.key(0)), x, y[:, :2], Hyperparameters(0.1), steps=1)
+
+
+@pytest.mark.parametrize("make", [small_convolutional, transformer, lstm])
+def test_by_hand_needs_no_more_memory_than_autodiff(make):
+    network, x, y = make()
+    params, by_hand = network.init(jax.random.key(0)), chain_loss_and_grad(network)
+    hand = jax.jit(lambda p: by_hand(p, x, y, None))
+    auto = jax.jit(jax.value_and_grad(lambda p: by_hand(p, x, y, None)[0]))
+    needed = [f.lower(params).compile().memory_analysis().temp_size_in_bytes for f in (hand, auto)]
+    assert needed[0] <= 1.05 * needed[1]
