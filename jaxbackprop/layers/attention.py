@@ -54,7 +54,7 @@ def forward(
     query = query.reshape(groups, -1, *query.shape[1:])
     allowed = jnp.ones((query.shape[3], key.shape[2]), bool) if mask is None else jnp.asarray(mask)
     if causal:
-        allowed = allowed & jnp.tri(*allowed.shape, dtype=bool)
+        allowed = allowed & jnp.tri(allowed.shape[0], allowed.shape[1], dtype=bool)
     scores = _scores(query, key)
     attention = _softmax(jnp.where(allowed[:, :, None], scores, -jnp.inf))
     out = jnp.einsum("grijn,gejn->grein", attention, value)

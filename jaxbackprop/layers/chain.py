@@ -113,7 +113,7 @@ def residual(parts: Sequence[Part]) -> Part:
 
     def backward(dout: Array, cache: Any) -> tuple[Array, PyTree]:
         through, gradient = branch.backward(dout, cache)
-        return dout + through, gradient
+        return (dout if through is None else dout + through), gradient
 
     return Part(branch.init, forward, backward)
 

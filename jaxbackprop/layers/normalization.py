@@ -192,7 +192,7 @@ RULES: dict[str, tuple[str, Rule]] = {
     ),
     "std_forgotten": (
         "The factor 1 / sigma of dx-hat/dx is missing.",
-        lambda dout, c: (_paths(dout, c)[0] / c.inverse_std, None, None),
+        lambda dout, c: (backward_short(dout, c)[0] / c.inverse_std, None, None),
     ),
     "gamma_forgotten": (
         "dL/dx was made from dL/dout; dL/dx-hat = gamma dL/dout.",

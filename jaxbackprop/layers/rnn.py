@@ -173,7 +173,7 @@ def _first(dout: Array, cache: Cache) -> tuple:
         rest = (x[:, 1:], states[0], input_weight, state_weight, states[1:], Static(None))
         from_next = backward(dout[:, 1:], rest)[1] * kept(2, cache[5].value)[1]
     else:
-        from_next = 0
+        from_next = jnp.zeros_like(state)
     return step_backward(dout[:, 0] + from_next, (x[:, 0], state, input_weight, state_weight, states[0]))
 
 
