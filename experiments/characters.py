@@ -97,7 +97,7 @@ def main(
     code = np.array([alphabet.index(letter) for letter in text])
     starts = np.arange(0, len(code) - time - 1, time // 4)
     stretches = code[starts[None, :] + np.arange(time + 1)[:, None]]  # [time + 1, samples]
-    x, y = jnp.asarray(stretches[:-1]), np.eye(len(alphabet), dtype=np.float32).T[:, stretches[1:]]
+    x, y = jnp.asarray(stretches[:-1]), jnp.eye(len(alphabet))[:, stretches[1:]]
 
     model = make_network(network, len(alphabet), features, time)
     every = max(1, steps // 20)

@@ -52,7 +52,7 @@ def signals_network(filters: int) -> Part:
 
 def train(network: Part, x: Array, labels: np.ndarray, *, epochs: int, batch_size: int, learning_rate: float):
     """Parameters and the loss at every epoch, by Adam."""
-    y = np.eye(10)[:, labels]
+    y = jnp.eye(10)[:, labels]
     steps_an_epoch = -(-len(labels) // batch_size)
 
     @jax.jit

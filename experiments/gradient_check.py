@@ -150,7 +150,7 @@ def main(
     of_layers.to_csv(out / "gradient_check_layers.csv", index=False)
     table.to_csv(out / "gradient_check.csv", index=False)
     limits = ", ".join(f"{limit:.0e} {precision} {witness}" for (precision, witness), limit in TOLERANCES.items())
-    print(f"\nTolerances: {limits}\n{out / 'gradient_check.csv'}")
+    print(f"\nTolerances: {limits}\n{out / 'gradient_check.csv'}\n{out / 'gradient_check_layers.csv'}")
     wrong = table[~table["ok"]]
     if len(wrong):
         sys.exit(f"{len(wrong)} of {len(table)} comparisons are off by more than their tolerance:\n{show(wrong)}")
