@@ -1,4 +1,4 @@
-"""One command for each habit: `nox -s tests`, lint, typecheck, experiments, benchmark, tests_gpu."""
+"""One command for each habit: `nox -s tests`, tests_slow, lint, typecheck, experiments, benchmark, tests_gpu."""
 
 import shutil
 from pathlib import Path
@@ -14,17 +14,25 @@ FIGURES = Path("experiments/figures")
 
 @nox.session(python=["3.11", "3.12", "3.13", "3.14"])
 def tests(session: nox.Session) -> None:
-    """The whole test suite, on every interpreter that is installed; arguments go to pytest."""
+    """The usual tests, on every interpreter that is installed; arguments go to pytest."""
     session.install("-e", ".[test]")
-    session.run("pytest", "-n", "2", *session.posargs)
+    session.run("pytest", "-n", "2", "-m", "not slow", *session.posargs)
+
+
+@nox.session
+def tests_slow(session: nox.Session) -> None:
+    """What takes long: hundreds of drawn combinations, processes that are killed, thousands of audits."""
+    session.install("-e", ".[test]")
+    session.run("pytest", "-n", "2", "-m", "slow", *session.posargs)
 
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Style and common mistakes."""
-    session.install("ruff>=0.9")
+    """Style, common mistakes, and which way imports point."""
+    session.install("ruff>=0.9", "import-linter>=2.1", "-e", ".")
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
+    session.run("lint-imports")
 
 
 @nox.session

@@ -14,7 +14,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from jaxbackprop import SweepResult, sweep, use_all_cores
 from jaxbackprop.data import Dataset, load
-from jaxbackprop.plotting import grid, name_rows_and_columns, plot_band, plot_decision_boundary, save_figure
+from jaxbackprop.plotting import name_rows_and_columns, panels, plot_band, plot_decision_boundary, save_figure
 from jaxbackprop.tables import mean_and_spread, save_table
 
 NOTE = {"facecolor": "white", "alpha": 0.85, "edgecolor": "none", "boxstyle": "round,pad=0.25"}
@@ -31,7 +31,7 @@ def draw_boundaries(result: SweepResult, data: Dataset, path: Path) -> Path:
     """What each kind of network makes of the plane: activations down, widths across."""
     table = result.table
     activations, widths = table["activation"].unique(), sorted(table["hidden"].unique())
-    figure, axes = grid(len(activations), len(widths), width=2.6, height=2.3, share=True)
+    figure, axes = panels(len(activations), len(widths), width=2.6, height=2.3, share=True)
     for row, activation in zip(axes, activations, strict=True):
         for ax, hidden in zip(row, widths, strict=True):
             cell = table[(table["activation"] == activation) & (table["hidden"] == hidden)]
@@ -59,7 +59,7 @@ def draw_learning_rates(result: SweepResult, path: Path) -> Path:
     table = result.table
     activations, widths = table["activation"].unique(), sorted(table["hidden"].unique())
     rates = np.sort(table["learning_rate"].unique())
-    figure, axes = grid(2, len(widths), width=3.1, height=2.7)
+    figure, axes = panels(2, len(widths), width=3.1, height=2.7)
     for column, hidden in zip(axes.T, widths, strict=True):
         for order, activation in enumerate(activations):
             cell = table[(table["activation"] == activation) & (table["hidden"] == hidden)]

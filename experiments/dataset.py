@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from sklearn.decomposition import PCA
 
 from jaxbackprop.data import DATASETS, Dataset, load, standardize
-from jaxbackprop.plotting import grid, plot_images, plot_points, save_figure
+from jaxbackprop.plotting import panels, plot_images, plot_points, save_figure
 
 
 def describe(data: Dataset) -> dict[str, object]:
@@ -63,7 +63,7 @@ def main(out: Path = Path("results"), seed: int = 0) -> pd.DataFrame:
     sets = [load(name, seed=seed) for name in DATASETS]
     table = pd.DataFrame([describe(data) for data in sets])
     print(table.to_string(index=False))
-    figure, axes = grid(3, 3, width=4.0, height=3.4)
+    figure, axes = panels(3, 3, width=4.0, height=3.4)
     for data, ax in zip(sets, axes.flat, strict=True):
         draw(data, ax)
     print("saved", save_figure(figure, out / "dataset.png"))

@@ -16,7 +16,7 @@ import tyro
 
 from jaxbackprop import Hyperparameters, Params, fit, init_params, loss_and_grad
 from jaxbackprop.data import encode, features_first, load, standardize
-from jaxbackprop.plotting import grid, name_rows_and_columns, plot_band, save_figure
+from jaxbackprop.plotting import name_rows_and_columns, panels, plot_band, save_figure
 
 SCHEMES = {"relu": "he"}  # every other activation: Glorot
 
@@ -62,7 +62,7 @@ def main(
         steps: Full-batch passes of gradient descent.
         learning_rate: Its step size.
     """
-    figure, axes = grid(2, len(activations), width=3.7, height=3.1, share=True)
+    figure, axes = panels(2, len(activations), width=3.7, height=3.1, share=True)
     rows = []
     for column, activation in zip(axes.T, activations, strict=True):
         for order, depth in enumerate(depths):

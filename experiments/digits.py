@@ -13,7 +13,7 @@ from sklearn.metrics import classification_report
 
 from jaxbackprop import sweep, use_all_cores
 from jaxbackprop.data import load, split, standardize
-from jaxbackprop.plotting import grid, plot_confusion_matrix, plot_images, save_figure
+from jaxbackprop.plotting import panels, plot_confusion_matrix, plot_images, save_figure
 
 
 def main(
@@ -65,7 +65,7 @@ def main(
     print(f"\nthe best one on {len(truth)} test images: {len(wrong)} misread\n")
     print(classification_report(truth, predicted, target_names=data.class_names, digits=3, zero_division=0))
 
-    figure, axes = grid(1, 1, width=5.5, height=5)
+    figure, axes = panels(1, 1, width=5.5, height=5)
     plot_confusion_matrix(truth, predicted, class_names=data.class_names, ax=axes[0, 0])
     axes[0, 0].set_title(f"{1 - len(wrong) / len(truth):.1%} of {len(truth)} test images read right")
     print("saved", save_figure(figure, out / "digits_confusion.png"))
@@ -73,7 +73,7 @@ def main(
     sureness = result.predict_proba(best, test)[wrong].max(axis=1)
     surest = wrong[np.argsort(-sureness)][:12]
     columns = max(1, min(6, len(surest)))
-    figure, axes = grid(max(1, -(-len(surest) // columns)), columns, width=1.3, height=1.7)
+    figure, axes = panels(max(1, -(-len(surest) // columns)), columns, width=1.3, height=1.7)
     titles = [f"{truth[i]} read as {predicted[i]}" for i in surest]
     plot_images(parts.test.X[surest].reshape(-1, 8, 8), titles, axes)
     figure.suptitle("Misread test images, the surest mistakes first")

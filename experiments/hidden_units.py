@@ -12,7 +12,7 @@ import tyro
 
 from jaxbackprop import SweepResult, sweep, use_all_cores
 from jaxbackprop.data import Dataset, load
-from jaxbackprop.plotting import grid, name_rows_and_columns, plot_band, plot_decision_boundary, save_figure
+from jaxbackprop.plotting import name_rows_and_columns, panels, plot_band, plot_decision_boundary, save_figure
 from jaxbackprop.tables import mean_and_spread
 
 
@@ -28,7 +28,7 @@ def train(name: str, widths: tuple[int, ...], seeds: int, epochs: int) -> tuple[
 
 def draw_curves(results: dict[str, tuple[Dataset, SweepResult]], path: Path) -> Path:
     """Accuracy against the number of units, on the samples trained on and on new ones."""
-    figure, axes = grid(1, len(results), width=4.4, height=3.2)
+    figure, axes = panels(1, len(results), width=4.4, height=3.2)
     for ax, (name, (_, result)) in zip(axes[0], results.items(), strict=True):
         table = result.table.assign(units=[hidden[0] for hidden in result.table["hidden"]])
         widths = np.sort(table["units"].unique())
@@ -48,7 +48,7 @@ def draw_boundaries(results: dict[str, tuple[Dataset, SweepResult]], path: Path)
     """The plane as the median seed of each width divides it."""
     some = next(iter(results.values()))[1]
     widths = sorted(some.table["hidden"].unique())
-    figure, axes = grid(len(results), len(widths), width=2.1, height=2.1)
+    figure, axes = panels(len(results), len(widths), width=2.1, height=2.1)
     for row, (data, result) in zip(axes, results.values(), strict=True):
         for ax, hidden in zip(row, widths, strict=True):
             cell = result.table[result.table["hidden"] == hidden].sort_values("validation_accuracy")

@@ -26,7 +26,7 @@ from peers import L2, SAMPLES, Outcome, Peer, Run, Task, clocked, make_task, som
 
 from jaxbackprop import plan, use_all_cores
 from jaxbackprop.data import load, standardize
-from jaxbackprop.plotting import COLORS, DASHES, MARKERS, grid, save_figure
+from jaxbackprop.plotting import COLORS, DASHES, MARKERS, save_figure
 
 SWEEP, FIT, GRAD, TORCH = "sweep", "vmap(fit), sharded", "vmap(grad), samples first", "PyTorch vmap"
 NUMPY, SKLEARN, C = "NumPy loop", "scikit-learn", "C, -Ofast"
@@ -212,7 +212,7 @@ def measure_growth(size: Size) -> dict[int, float]:
 
 def draw(panels: Sequence[tuple[str, Sequence[int], Rates]], cores: int, path: Path) -> Path:
     """Network-steps a second against the number of networks and against the hidden width."""
-    figure, axes = grid(1, len(panels), width=5.6, height=4.6)
+    figure, axes = panels(1, len(panels), width=5.6, height=4.6)
     low = min(min(curve.values()) for _, _, rates in panels for curve in rates.values())
     high = max(max(curve.values()) for _, _, rates in panels for curve in rates.values())
     order = list(EXPECTED)

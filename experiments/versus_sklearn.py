@@ -26,7 +26,7 @@ from sklearn.preprocessing import StandardScaler
 from jaxbackprop import use_all_cores, use_compilation_cache
 from jaxbackprop.data import load, standardize
 from jaxbackprop.estimators import BackpropClassifier, BackpropRegressor, SweepSearchCV
-from jaxbackprop.plotting import COLORS, grid, save_figure
+from jaxbackprop.plotting import COLORS, panels, save_figure
 from jaxbackprop.tables import save_table
 
 CLASSIFIED = ("iris", "wine", "breast_cancer", "digits")
@@ -251,7 +251,7 @@ def accuracy(name: str, seeds: int) -> dict[str, Any]:
 
 def draw(table: pd.DataFrame) -> Any:
     """Seconds of both for each search, and how many times shorter."""
-    figure, axes = grid(width=7.5, height=1.3 + 0.5 * len(table))
+    figure, axes = panels(width=7.5, height=1.3 + 0.5 * len(table))
     ax = axes[0, 0]
     places = np.arange(len(table))[::-1]
     labels = [f"{name}, {n:,} candidates" for name, n in zip(table["data"], table["candidates"], strict=True)]

@@ -13,9 +13,11 @@ if TYPE_CHECKING:  # the same names for readers and type checkers, who do not ru
     from jaxbackprop.activations import ACTIVATIONS as ACTIVATIONS
     from jaxbackprop.activations import Activation as Activation
     from jaxbackprop.auditing import Network as Network
+    from jaxbackprop.auditing import assert_gradient as assert_gradient
     from jaxbackprop.auditing import audit as audit
     from jaxbackprop.auditing import audit_network as audit_network
     from jaxbackprop.auditing import audit_stages as audit_stages
+    from jaxbackprop.auditing import audit_vjp as audit_vjp
     from jaxbackprop.compiled import forward as forward
     from jaxbackprop.compiled import loss as loss
     from jaxbackprop.compiled import loss_and_grad as loss_and_grad
@@ -38,7 +40,7 @@ if TYPE_CHECKING:  # the same names for readers and type checkers, who do not ru
 
 HOMES = {
     "activations": ("ACTIVATIONS", "Activation"),
-    "auditing": ("Network", "audit", "audit_network", "audit_stages"),
+    "auditing": ("Network", "assert_gradient", "audit", "audit_network", "audit_stages", "audit_vjp"),
     "compiled": ("forward", "loss", "loss_and_grad"),
     "devices": ("compiler_options", "join_hosts", "use_all_cores", "use_compilation_cache"),
     "losses": ("Objective",),

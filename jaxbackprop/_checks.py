@@ -33,14 +33,18 @@ def check_integer(argument: str, value: Any, minimum: int) -> int:
     return int(value)
 
 
-def check_real(argument: str, value: Any, minimum: float | int, *, exclusive: bool = False) -> float:
-    """`value` as a finite float of at least `minimum` (above it if `exclusive`)."""
+def check_real(
+    argument: str, value: Any, minimum: float | int, maximum: float | int | None = None, *, exclusive: bool = False
+) -> float:
+    """`value` as a finite float of at least `minimum` (above it if `exclusive`) and at most `maximum`."""
     bound = f"{'above' if exclusive else 'of at least'} {minimum:g}"
+    bound += "" if maximum is None else f" and at most {maximum:g}"
     if isinstance(value, bool | np.bool_) or not isinstance(value, Real) or not math.isfinite(value):
         raise ValueError(f"{argument}={value!r} must be a finite number {bound}")
-    if value < minimum or (exclusive and value == minimum):
+    number = float(value)
+    if number < minimum or (exclusive and number == minimum) or (maximum is not None and number > maximum):
         raise ValueError(f"{argument}={value!r} must be {bound}")
-    return float(value)
+    return number
 
 
 def check_finite(argument: str, array: Any) -> None:

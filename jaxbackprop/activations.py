@@ -49,7 +49,9 @@ def tanh_slope(z: Elementwise, a: Elementwise) -> Elementwise:
 
 def relu(z: Elementwise) -> Elementwise:
     """f(z) = max(0, z)."""
-    return jnp.where(z > 0, z, 0)  # not jnp.maximum: autodiff splits a tie there in halves, the document takes 0
+    # Not jnp.maximum: autodiff splits a tie there in halves, the document takes 0. And z <= 0 rather than z > 0, so
+    # that NaN stays NaN: a network that diverged must not look finite.
+    return jnp.where(z <= 0, 0, z)
 
 
 def relu_slope(z: Elementwise, a: Elementwise) -> Elementwise:
@@ -165,7 +167,7 @@ SHRINK = 0.5
 
 def hardshrink(z: Elementwise) -> Elementwise:
     """f(z) = z where |z| > 0.5, otherwise 0."""
-    return jnp.where(jnp.abs(z) > SHRINK, z, 0)
+    return jnp.where(jnp.abs(z) <= SHRINK, 0, z)
 
 
 def hardshrink_slope(z: Elementwise, a: Elementwise) -> Elementwise:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxbackprop.activations import Activation, get_activation
-from jaxbackprop.losses import Objective, mean_loss, sample_shares
+from jaxbackprop.losses import Objective, get_objective, mean_loss, sample_shares
 from jaxbackprop.network import FEW, Layer, Params, check_targets, forward, regularization
 
 
@@ -42,6 +42,16 @@ def delta(
     The other objectives of `losses` give the same: sigmoid by the same steps, squared error at once.
     """
     return y_hat - y
+
+
+def objective_error(
+    objective: Objective,
+    z: Float[Array, "classes samples"],
+    y_hat: Float[Array, "classes samples"],
+    y: Float[Array, "classes samples"],
+) -> Float[Array, "classes samples"]:
+    """`delta`, unless an objective of one's own brings another derivative of a sample's loss by z."""
+    return delta(y_hat, y) if objective.error is None else objective.error(z, y)
 
 
 def delta_hidden(
@@ -85,7 +95,8 @@ def loss_and_grad(
     value = mean_loss(zs[-1], y, weights=weights, objective=objective) + regularization(params, l2)
 
     inputs = (x, *activations[:-1])  # a^0 … a^(L-1): what each layer saw
-    error = delta(activations[-1], y) * sample_shares(x.shape[1], weights)  # dL/dz^L
+    own = objective_error(get_objective(objective), zs[-1], activations[-1], y)
+    error = own * sample_shares(x.shape[1], weights)  # dL/dz^L
     gradient = []
     for l in reversed(range(len(params))):
         weight = params[l].weight

@@ -148,12 +148,15 @@ def encode(y: ArrayLike, objective: str | None = None, *, classes: ArrayLike | N
     | (n_samples, n_labels) of 0 and 1 | sigmoid | a row for each label |
     | (n_samples,) or (n_samples, n_outputs) floats | squared | a row for each output |
 
-    A single column counts as (n_samples,). What y is decides, unless `objective` says so: "softmax" also takes
-    floats that are whole numbers, and rows that are one-hot already; "squared" takes any numbers.
+    One column of floats that are all whole numbers, such as 1.0 and 2.0, may be either: `objective` has to say which.
+
+    A single column counts as (n_samples,). What y is decides, unless `objective` says so: "softmax" also takes rows
+    that are one-hot already; "squared" takes any numbers.
 
     **Arguments:** `classes`, for labels that belong to targets made earlier: their classes, in their order.
 
-    **Raises:** `ValueError` if y is empty, has missing values, or does not fit the objective, such as 0.5 for a label.
+    **Raises:** `ValueError` if y is empty, has missing values, is ambiguous, or does not fit the objective, such as 0.5
+    for a label.
     """
     array = _as_array("y", y)
     if objective is not None:
@@ -326,6 +329,11 @@ def _check_labels(y: np.ndarray) -> Labels:
 def _infer_objective(y: np.ndarray) -> str:
     """The objective that y calls for, by its type in one dimension, by its values in two."""
     if y.ndim == 1:
+        if y.dtype.kind == "f" and (y == np.round(y)).all():
+            raise ValueError(
+                f"y holds floats that are all whole numbers, such as {y[0]:g}: pass objective='softmax' if they are "
+                "class labels, objective='squared' if they are numbers to predict"
+            )
         return "squared" if y.dtype.kind == "f" else "softmax"
     if y.dtype.kind in "biuf" and np.isin(y, (0, 1)).all():
         return "sigmoid"

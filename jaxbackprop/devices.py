@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -70,25 +71,20 @@ def use_compilation_cache(directory: str | Path) -> Path:
 
 def join_hosts() -> int:
     """Join the processes that a launcher which JAX knows (Slurm, Open MPI, Kubernetes, a TPU pod) has started together,
-    or that JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID tell of; alone, do nothing. Scripts call it
-    first. A sweep then spreads over the devices of all processes and ends with the same result in each.
+    or that JAX_COORDINATOR_ADDRESS, and where no launcher tells them JAX_NUM_PROCESSES and JAX_PROCESS_ID, tell of;
+    alone, do nothing. Scripts call it first. A sweep then spreads over the devices of all processes and ends with the
+    same result in each.
 
     **Returns:** the number of processes.
 
     **Raises:** `RuntimeError` if JAX has already started its devices.
     """
-    described = "JAX_COORDINATOR_ADDRESS" in os.environ
+    told = {"num_processes": "JAX_NUM_PROCESSES", "process_id": "JAX_PROCESS_ID"}
+    given: dict[str, Any] = {argument: int(os.environ[name]) for argument, name in told.items() if name in os.environ}
     try:
-        if described:
-            jax.distributed.initialize(
-                os.environ["JAX_COORDINATOR_ADDRESS"],
-                int(os.environ["JAX_NUM_PROCESSES"]),
-                int(os.environ["JAX_PROCESS_ID"]),
-            )
-        else:
-            jax.distributed.initialize()
+        jax.distributed.initialize(**given)  # it reads JAX_COORDINATOR_ADDRESS, and what launchers set, by itself
     except ValueError as error:
-        if described or "coordinator_address should be defined" not in str(error):
+        if "JAX_COORDINATOR_ADDRESS" in os.environ or "coordinator_address should be defined" not in str(error):
             raise
         return 1
     return jax.process_count()

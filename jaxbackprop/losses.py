@@ -61,11 +61,15 @@ def squared_error(z: Logits, y: Targets) -> PerSample:
 
 @dataclass(frozen=True)
 class Objective:
-    """What a network is trained for: its prediction y-hat from the logits, and the loss of each sample."""
+    """What a network is trained for: its prediction y-hat from the logits, and the loss of each sample.
+
+    `error(z, y)` is the derivative of a sample's loss by its logits, if it is another than y-hat - y.
+    """
 
     name: str
     predict: Callable[[Logits], Logits]
     per_sample: Callable[[Logits, Targets], PerSample]
+    error: Callable[[Logits, Targets], Logits] | None = None
 
 
 OBJECTIVES: dict[str, Objective] = {

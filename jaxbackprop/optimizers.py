@@ -6,14 +6,17 @@ that one compiled program trains a whole grid of learning rates.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Array, Float, Int, PyTree
 
 from jaxbackprop._checks import check_finite, check_integer, check_real, choose, is_concrete
+from jaxbackprop.network import Layer, Params
 
 
 class Hyperparameters(NamedTuple):
@@ -21,7 +24,7 @@ class Hyperparameters(NamedTuple):
 
     - `learning_rate`: step size, above 0.
     - `l2`: weight of l2/2 * sum(W^2) in the loss.
-    - `momentum`: decay of the velocity of "momentum" and "nesterov".
+    - `momentum`: decay of the velocity of "momentum" and "nesterov", from 0 to 1.
     - `weight_decay`: the decoupled decay of "adamw", per unit of learning rate.
     - `seed`: draws the order of mini-batches where `fit` is asked to shuffle.
     - `weights`: one weight a sample, or None for all equal.
@@ -42,7 +45,8 @@ def check_hyperparameters(hyperparameters: Hyperparameters) -> None:
     for name in ("learning_rate", "l2", "momentum", "weight_decay"):
         value = getattr(hyperparameters, name)
         if is_concrete(value):
-            check_real(name, _as_python(value), 0, exclusive=name == "learning_rate")
+            most = 1 if name == "momentum" else None
+            check_real(name, _as_python(value), 0, most, exclusive=name == "learning_rate")
     if is_concrete(hyperparameters.seed):
         check_integer("seed", _as_python(hyperparameters.seed), 0)
     weights = hyperparameters.weights
@@ -73,28 +77,48 @@ def sgd_update(
     return jax.tree.map(lambda p, g: p - hyperparameters.learning_rate * g, params, gradient), state
 
 
-def from_optax(name: str, make: Callable[[Hyperparameters], optax.GradientTransformation]) -> Optimizer:
-    """An optax optimizer, made anew from the traced hyperparameters at each use; its state does not depend on them."""
+def from_optax(name: str, make: Callable[[Hyperparameters], Any] | Any) -> Optimizer:
+    """An optimizer from any `optax.GradientTransformation`.
+
+    **Arguments:** `make`, a function that makes the transformation from the hyperparameters, which are traced: it is
+    called anew at each use, and its state must not depend on them; or a transformation as it is, which then goes by its
+    own numbers.
+
+        from_optax("clipped", lambda h: optax.chain(optax.clip_by_global_norm(1.0), optax.adam(h.learning_rate)))
+    """
+
+    def transformation(hyperparameters: Hyperparameters) -> Any:
+        return make if hasattr(make, "update") else make(hyperparameters)
 
     def update(gradient: PyTree, state: Any, params: PyTree, hyperparameters: Hyperparameters) -> tuple[PyTree, Any]:
-        updates, state = make(hyperparameters).update(gradient, state, params)
-        return optax.apply_updates(params, updates), state
+        updates, state = transformation(hyperparameters).update(gradient, state, params)
+        return jax.tree.map(lambda p, u: (p + u).astype(p.dtype), params, updates), state
 
-    return Optimizer(name, make(Hyperparameters(1.0)).init, update)
+    return Optimizer(name, lambda params: transformation(Hyperparameters(1.0)).init(params), update)
+
+
+def _optax() -> Any:
+    """optax, loaded where an optimizer is first used."""
+    import optax
+
+    return optax
 
 
 OPTIMIZERS: dict[str, Optimizer] = {
     optimizer.name: optimizer
     for optimizer in (
         Optimizer("sgd", lambda params: (), sgd_update),
-        from_optax("momentum", lambda h: optax.sgd(h.learning_rate, momentum=h.momentum)),
-        from_optax("nesterov", lambda h: optax.sgd(h.learning_rate, momentum=h.momentum, nesterov=True)),
-        from_optax("adam", lambda h: optax.adam(h.learning_rate)),
-        from_optax("adamw", lambda h: optax.adamw(h.learning_rate, weight_decay=h.weight_decay)),
-        from_optax("rmsprop", lambda h: optax.rmsprop(h.learning_rate)),
-        from_optax("adagrad", lambda h: optax.adagrad(h.learning_rate)),
+        from_optax("momentum", lambda h: _optax().sgd(h.learning_rate, momentum=h.momentum)),
+        from_optax("nesterov", lambda h: _optax().sgd(h.learning_rate, momentum=h.momentum, nesterov=True)),
+        from_optax("adam", lambda h: _optax().adam(h.learning_rate)),
+        from_optax("adamw", lambda h: _optax().adamw(h.learning_rate, weight_decay=h.weight_decay)),
+        from_optax("rmsprop", lambda h: _optax().rmsprop(h.learning_rate)),
+        from_optax("adagrad", lambda h: _optax().adagrad(h.learning_rate)),
     )
 }
+
+
+STATE_STARTS = {"adagrad": 0.1}  # what the numbers of a state start from, where that is not 0
 
 
 def get_optimizer(optimizer: str | Optimizer) -> Optimizer:
@@ -103,3 +127,68 @@ def get_optimizer(optimizer: str | Optimizer) -> Optimizer:
     **Raises:** `ValueError` for an unknown name, with the nearest known one.
     """
     return optimizer if isinstance(optimizer, Optimizer) else choose("optimizer", optimizer, OPTIMIZERS)
+
+
+def is_own(optimizer: Optimizer) -> bool:
+    """Whether an optimizer is none of `OPTIMIZERS`."""
+    return OPTIMIZERS.get(optimizer.name) is not optimizer
+
+
+# Stand for the sizes of a network's layers: numbers that no optimizer has of its own.
+STAND_INS = (1009, 1013, 1019, 1021, 1031, 1033, 1039, 1049, 1051, 1061, 1063, 1069, 1087, 1091, 1093, 1097)
+
+
+def state_shapes(optimizer: Optimizer, sizes: tuple[int, ...], dtype: str) -> Any:
+    """The shapes and types of an optimizer's state for one network of these layer sizes; computes nothing."""
+    if is_own(optimizer) or len(sizes) > len(STAND_INS):
+        return jax.eval_shape(optimizer.init, layer_shapes(sizes, dtype))
+    # Tracing takes a millisecond: once for all networks of a depth, and their sizes put in.
+    own = dict(zip(STAND_INS, sizes, strict=False))
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(tuple(own.get(n, n) for n in leaf.shape), leaf.dtype),
+        _state_shapes(optimizer, len(sizes), dtype),
+    )
+
+
+@lru_cache(maxsize=256)
+def _state_shapes(optimizer: Optimizer, layers: int, dtype: str) -> Any:
+    return jax.eval_shape(optimizer.init, layer_shapes(STAND_INS[:layers], dtype))
+
+
+def layer_shapes(sizes: tuple[int, ...], dtype: str) -> Params:
+    """The shapes and types of the parameters of one network: (features, hidden units …, outputs)."""
+    shape: Any = jax.ShapeDtypeStruct
+    return tuple(Layer(shape((m, n), dtype), shape((m,), dtype)) for n, m in pairwise(sizes))
+
+
+@lru_cache(maxsize=256)
+def ignores_padding(optimizer: Optimizer) -> bool:
+    """Whether units with zero parameters and zero gradients change nothing for the others, and stay zero, so that
+    networks of several widths can share a program. All of `OPTIMIZERS` are so; one's own is tried out: an update that
+    takes a mean over a layer, as adafactor's does, is not."""
+    if not is_own(optimizer):
+        return True
+    generator = np.random.default_rng(0)
+    make: Any = Layer
+    small = tuple(make(generator.normal(size=(m, n)), generator.normal(size=m)) for n, m in ((3, 2), (2, 2)))
+    padded = (
+        make(np.pad(small[0].weight, ((0, 3), (0, 0))), np.pad(small[0].bias, (0, 3))),
+        make(np.pad(small[1].weight, ((0, 0), (0, 3))), small[1].bias),
+    )
+    after = []
+    for params in (small, padded):
+        params = jax.tree.map(jnp.asarray, params)
+        state = optimizer.init(params)
+        for _ in range(3):
+            gradient = jax.tree.map(lambda p: 0.3 * p, params)
+            params, state = optimizer.update(gradient, state, params, Hyperparameters(0.1))
+        after.append((params, state))
+    structures: list[Any] = [jax.tree.structure(tree) for tree in after]
+    if structures[0] != structures[1]:
+        return False
+    for own, wide in zip(jax.tree.leaves(after[0]), jax.tree.leaves(after[1]), strict=True):
+        own, wide = np.asarray(own), np.asarray(wide)
+        if own.ndim != wide.ndim or not np.allclose(own, wide[tuple(map(slice, own.shape))], rtol=1e-5, atol=1e-7):
+            return False
+    first, second = after[1][0]
+    return not any(np.asarray(a).any() for a in (first.weight[2:], first.bias[2:], second.weight[:, 2:]))

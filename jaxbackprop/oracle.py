@@ -13,6 +13,7 @@ eight digits. Closer to a kink of f than h the difference means nothing.
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import jax
 import jax.numpy as jnp
@@ -21,8 +22,15 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from jaxbackprop.activations import Activation, get_activation
-from jaxbackprop.backprop import delta, delta_hidden, loss_and_grad, prediction_gradient, softmax_jacobian
-from jaxbackprop.losses import mean_loss, softmax
+from jaxbackprop.backprop import (
+    delta,
+    delta_hidden,
+    loss_and_grad,
+    objective_error,
+    prediction_gradient,
+    softmax_jacobian,
+)
+from jaxbackprop.losses import Objective, mean_loss, softmax
 from jaxbackprop.network import Params, Pass, affine, check_targets, forward, regularization
 
 STEP = float(np.finfo(np.float64).eps) ** (1 / 3)
@@ -83,6 +91,54 @@ def finite_difference_jacobian(function: Callable[[PyTree], Array], point: PyTre
 def witnesses(function: Callable[[PyTree], Array], point: PyTree) -> tuple[PyTree, PyTree]:
     """The Jacobian of `function` by autodiff and by finite differences, compiled as one program."""
     return jax.jit(lambda point: (jax.jacobian(function)(point), finite_difference_jacobian(function, point)))(point)
+
+
+@lru_cache(maxsize=256)
+def check_slope(activation: Activation) -> None:
+    """Hold an activation's hand-derived slope against autodiff, at points around zero that are none of its kinks.
+
+    **Raises:** `ValueError` with the point and both values where they differ by more than 1e-5, or if the activation is
+    not elementwise.
+    """
+    points = np.linspace(-8, 8, 257) + 1e-3 * np.sqrt(2)
+    points = points[[all(abs(z - kink) > 1e-2 for kink in activation.kinks) for z in points]]
+    with float64():
+        z = jnp.asarray(points)
+        a = activation.value(z)
+        if a.shape != z.shape:
+            raise ValueError(
+                f"activation {activation.name!r} turns shape {z.shape} into {a.shape}, elementwise it must be"
+            )
+        got, right = np.asarray(activation.slope(z, a)), np.asarray(jax.vmap(jax.grad(activation.value))(z))
+    wrong = ~(np.abs(np.broadcast_to(got, right.shape) - right) <= 1e-5 * np.maximum(1, np.abs(right)))
+    if wrong.any():
+        k = int(np.argmax(wrong))
+        raise ValueError(
+            f"activation {activation.name!r} has a wrong slope: at z={points[k]:.6g} it gives "
+            f"{np.broadcast_to(got, right.shape)[k]:.6g}, autodiff of its value {right[k]:.6g}; if there is a kink, "
+            "name it in kinks"
+        )
+
+
+@lru_cache(maxsize=256)
+def check_error(objective: Objective) -> None:
+    """Hold an objective's dL/dz, y-hat - y unless it brings its own, against autodiff of its loss.
+
+    **Raises:** `ValueError` with the logit, the target and both values where they differ by more than 1e-5.
+    """
+    with float64():
+        generator = np.random.default_rng(0)
+        z = jnp.asarray(generator.normal(size=(3, 64)))
+        y = jax.nn.one_hot(generator.integers(0, 3, 64), 3).T.astype(z.dtype)
+        right = np.asarray(jax.grad(lambda z: jnp.sum(objective.per_sample(z, y)))(z))
+        got = np.asarray(objective_error(objective, z, objective.predict(z), y))
+    wrong = ~(np.abs(got - right) <= 1e-5 * np.maximum(1, np.abs(right)))
+    if wrong.any():
+        i, n = np.argwhere(wrong)[0]
+        raise ValueError(
+            f"objective {objective.name!r} has a wrong dL/dz: at z={float(z[i, n]):.6g}, y={float(y[i, n]):g} it gives "
+            f"{got[i, n]:.6g}, autodiff of its loss {right[i, n]:.6g}; hand over error=, a function of z and y"
+        )
 
 
 @jax.tree_util.register_dataclass

@@ -4,7 +4,6 @@ Colours are Okabe and Ito's, which stay apart for colour-blind readers; classes 
 too. Nothing here touches pyplot's global state: figures are plain objects, saved by `save_figure`.
 """
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from matplotlib.figure import Figure
 from sklearn.metrics import ConfusionMatrixDisplay
 
 from jaxbackprop.data import ArrayLike
+from jaxbackprop.files import whole_file
 
 # Okabe and Ito 2008, in an order in which neighbours differ in lightness too.
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
@@ -23,7 +23,7 @@ MARKERS = ("o", "^", "s", "D", "v", "P", "X", "*", "<", ">")
 DASHES = ("-", "--", "-.", ":")
 
 
-def grid(
+def panels(
     rows: int = 1, columns: int = 1, *, width: float | int = 4, height: float | int = 3.2, share: bool = False
 ) -> tuple[Figure, Shaped[np.ndarray, "rows columns"]]:
     """A new figure of `rows` x `columns` Axes, `width` x `height` inches each; with `share` on common scales."""
@@ -50,15 +50,9 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
 
     **Returns:** the path. Directories that do not exist are made.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with whole_file(path) as partial:
         figure.savefig(partial, format="png", dpi=150)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-    return path
+    return Path(path)
 
 
 def plot_points(X: ArrayLike, y: ArrayLike, *, class_names: Sequence[str] = (), ax: Axes | None = None) -> Axes:
@@ -170,4 +164,4 @@ def plot_images(images: ArrayLike, titles: Sequence[str], axes: Shaped[np.ndarra
 
 
 def _axes(ax: Axes | None) -> Axes:
-    return grid()[1][0, 0] if ax is None else ax
+    return panels()[1][0, 0] if ax is None else ax

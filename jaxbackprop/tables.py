@@ -1,26 +1,21 @@
 """Tables of results: saved whole or not at all, printed as mean ± spread."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
+from jaxbackprop.files import whole_file
+
 
 def save_table(table: pd.DataFrame, path: str | Path) -> Path:
-    """Write a table as CSV: under another name first, then renamed.
+    """Write a table as CSV, whole or not at all.
 
     **Returns:** the path. Directories that do not exist are made.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with whole_file(path) as partial:
         table.to_csv(partial)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-    return path
+    return Path(path)
 
 
 def mean_and_spread(

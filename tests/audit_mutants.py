@@ -55,6 +55,8 @@ DW = "dW = a[l - 1].T @ delta + l2 * W[l - 1]"
 DB = "db = delta.sum(axis=0)"
 END = "    return gradient"
 SQUARE = (3, 3, 3, 3)
+WRONG_ROWS = "delta = y_hat.copy()\n    delta[ROWS] -= 1\n    delta /= N"
+OUTPUT = "(y_hat - one_hot(y, y_hat)) / N"
 
 MUTANTS = (
     # The output's error.
@@ -102,9 +104,19 @@ MUTANTS = (
     Mutant("slope_is_1_minus_a", SLOPE, "(1 - a[l - 1])", "elu"),
     Mutant("slope_twice", SLOPE, SLOPE + " ** 2"),
     Mutant("slope_of_another_layer", SLOPE, "slope(z[min(l, L - 1)])", sizes=SQUARE),
-    Mutant("slope_at_kink", SLOPE, "(z[l - 1] >= 0)", "relu"),
-    Mutant("slope_at_kink", SLOPE, "np.where(z[l - 1] >= 0, 1, 0.01)", "leaky_relu"),
-    Mutant("slope_at_kink", SLOPE, "(np.abs(z[l - 1]) >= 0.5)", "hardshrink"),
+    Mutant("sigmoid_slope_1_minus_z", SLOPE, "a[l - 1] / (1 + np.exp(z[l - 1] - 1))", "sigmoid"),
+    Mutant("sigmoid_slope_quotient", SLOPE, "np.exp(-z[l - 1]) / (1 + z[l - 1] ** 2) ** 2", "sigmoid"),
+    Mutant("tanh_slope_sinh", SLOPE, "(1 - np.sinh(z[l - 1]) / (2 * np.cosh(z[l - 1]) ** 2))", "tanh"),
+    Mutant("relu_slope_clipped", SLOPE, "np.clip(a[l - 1], 0, 1)", "relu"),
+    Mutant("slope_missing", SLOPE, "(a[l - 1] >= 0)", "relu"),
+    Mutant("activations_differ", "    z, a =", "    f = others['sigmoid'][0]\n    z, a =", "tanh"),
+    Mutant("activations_differ", "    z, a =", "    f, slope = others['softplus'][0], others['relu'][1]\n    z, a ="),
+    Mutant("wrong_rows", DELTA, WRONG_ROWS.replace("ROWS", "y[:, None], range(y_hat.shape[1])")),
+    Mutant("wrong_rows", DELTA, WRONG_ROWS.replace("ROWS", ":, y")),
+    Mutant("softmax_over_batch", "y_hat = softmax(z[L])", "y_hat = np.exp(z[L]) / np.exp(z[L]).sum()"),
+    Mutant("softmax_over_samples", "y_hat = softmax(z[L])", "y_hat = softmax(z[L].T).T"),
+    Mutant("sigmoid_for_softmax", "y_hat = softmax(z[L])", "y_hat = 1 / (1 + np.exp(-z[L]))"),
+    Mutant("softmax_missing", "y_hat = softmax(z[L])", "y_hat = z[L]"),
     # The way back through the weights.
     Mutant("weight_not_transposed", BACK, "delta = delta @ W[l - 1]", sizes=SQUARE),
     Mutant("weight_of_another_layer", BACK, "delta = delta @ W[l - 2].T", sizes=SQUARE),
@@ -117,7 +129,10 @@ MUTANTS = (
     Mutant("input_of_another_layer", DW, "dW = a[l if l < L else l - 1].T @ delta", sizes=SQUARE),
     Mutant("input_of_another_layer", DW, "dW = a[0].T @ delta", sizes=SQUARE),
     Mutant("input_before_activation", DW, "dW = (z[l - 1] if l > 1 else X).T @ delta"),
+    Mutant("delta_of_another_layer", END, f"    gradient[0] = X.T @ {OUTPUT}\n    return gradient"),
     Mutant("few_samples", DB, "db = delta[0]"),
+    Mutant("summed_over_both", DB, "db = delta.sum()"),
+    Mutant("summed_over_both", DB, "db = np.zeros_like(b[l - 1]) + delta.sum()"),
     Mutant("few_samples", DB, "db = delta[: y_hat.shape[1]].sum(axis=0)"),
     Mutant("not_summed", DB, "db = delta"),
     # Single leaves.

@@ -7,6 +7,9 @@ from hypothesis import HealthCheck, settings
 
 from jaxbackprop import oracle
 
+# Sweeps spread over all devices: more of them than cores, so that every test is one of many devices too.
+jax.config.update("jax_num_cpu_devices", 8)
+
 # The same examples in every run. The fixtures below hold no state that an example could spoil.
 settings.register_profile(
     "fixed",

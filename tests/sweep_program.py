@@ -3,6 +3,7 @@
 `python sweep_program.py OUT key=value …` trains a fixed grid and saves its table and parameters to OUT (.npz).
 """
 
+import signal
 import sys
 import time
 
@@ -17,19 +18,31 @@ GRID = [
 
 def main(out: str, options: dict[str, str]) -> None:
     import jaxbackprop as jb
-    from jaxbackprop import data
-    from jaxbackprop.sweeps import loop
 
     if jb.join_hosts() == 1:
         jb.use_all_cores(int(options.get("devices", 1)))
-    if "slow" in options:  # so that a kill from outside finds it at work
-        advance = loop.advance
+    arrays = estimators() if "estimators" in options else swept(options)
+    if jax.process_index() == 0 or "each" in options:
+        np.savez(out, devices=len(jax.devices()), **arrays)
+    print("done", flush=True)
 
-        def slowly(*args, **kwargs):
-            time.sleep(float(options["slow"]))
-            return advance(*args, **kwargs)
 
-        loop.advance = slowly
+def swept(options: dict[str, str]) -> dict[str, np.ndarray]:
+    import jaxbackprop as jb
+    from jaxbackprop import data
+    from jaxbackprop.sweeps import host
+
+    host.RECORDS = 4  # calls of a few records each
+    call, calls = host._call, []
+
+    def watched(*args, **kwargs):
+        time.sleep(float(options.get("slow", 0)))  # so that a kill from outside finds it at work
+        calls.append(1)
+        if len(calls) == int(options.get("interrupt", 0)):
+            signal.raise_signal(signal.SIGINT)
+        return call(*args, **kwargs)
+
+    host._call = watched
     moons = data.load("moons", samples=60)
     chosen = {name: int(options[name]) for name in ("patience", "halving") if name in options}
     result = jb.sweep(
@@ -45,9 +58,25 @@ def main(out: str, options: dict[str, str]) -> None:
     )
     leaves = [leaf for trial in range(len(result.trials)) for leaf in jax.tree.leaves(result.params(trial))]
     numbers = result.table[["train_loss", "validation_loss", "epochs"]].to_numpy(float)
-    if jax.process_index() == 0:
-        np.savez(out, *leaves, table=numbers, curves=result.train_loss, devices=len(jax.devices()))
-    print("done", flush=True)
+    named = {f"arr_{k}": leaf for k, leaf in enumerate(leaves)}
+    return named | {"table": numbers, "curves": result.train_loss, "finished": result.finished}
+
+
+def estimators() -> dict[str, np.ndarray]:
+    from sklearn.datasets import load_iris
+
+    from jaxbackprop.estimators import BackpropClassifier, SweepSearchCV
+
+    X, y = load_iris(return_X_y=True)
+    network = BackpropClassifier((5,), max_iter=30, early_stopping=True, random_state=0).fit(X, y)
+    grid = {"hidden_layer_sizes": [(3,), (6,)], "alpha": [1e-4, 1e-1], "learning_rate_init": [0.01, 0.1]}
+    search = SweepSearchCV(BackpropClassifier(max_iter=30, random_state=0), grid, cv=3).fit(X, y)
+    return {
+        "coefficients": network.coefs_[0],
+        "curve": np.array(network.loss_curve_),
+        "scores": search.cv_results_["mean_test_score"],
+        "best": search.best_estimator_.coefs_[0],
+    }
 
 
 if __name__ == "__main__":

@@ -152,3 +152,9 @@ def test_names():
         get_activation("ReLU")
     with pytest.raises(ValueError, match="activation=3 is unknown"):
         get_activation(3)
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_nan_stays_nan(name):
+    """A network that diverged must not look finite behind its activation."""
+    assert jnp.isnan(ACTIVATIONS[name].value(jnp.array([jnp.nan, 1.0])))[0]

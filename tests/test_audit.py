@@ -81,7 +81,7 @@ def test_the_explanation_has_the_measured_factor():
         _, W, b = gradient_of_squares(params, X)
         return {"W": W * len(X), "b": b * len(X)}
 
-    report = audit(of_the_sum, squares, {"W": W0, "b": B0}, X)
+    report = audit(of_the_sum, squares, {"W": W0, "b": B0}, X, reduction="mean")
     for finding in report.findings:
         assert finding.diagnosis == "sum_not_mean"
         assert finding.relative_error == pytest.approx(199, rel=1e-6)

@@ -46,7 +46,8 @@ def write(tmp_path):
 def test_the_command_line(write):
     for path, status, text in (
         (write(name="right.py"), 0, "The gradient is right."),
-        (write("    delta3 /= N\n", "", name="wrong.py"), 1, "it is the gradient of the sum over 20 samples"),
+        (write("    delta3 /= N\n", "", name="sum.py"), 0, "right, as the gradient of the sum over 20 samples"),
+        (write("(1 - a1**2)", "(1 - a1)", name="wrong.py"), 1, "1 - tanh(z)"),
     ):
         command = [sys.executable, "-m", "jaxbackprop", "audit", f"{path}:gradient"]
         done = subprocess.run(command, capture_output=True, text=True)
@@ -94,8 +95,6 @@ def test_stages_are_looked_at_where_there_are_any(write, capsys):
 @pytest.mark.parametrize(
     ("target", "options", "message"),
     [
-        ("{}", {}, "must name a file and a function in it, as homework.py:gradient"),
-        ("{}:", {}, "must name a file and a function"),
         ("{}x:gradient", {}, "there is no file"),
         ("{}:gradeint", {}, "did you mean 'gradient'"),
         ("{}:not_a_function", {}, "not_a_function"),
@@ -133,3 +132,107 @@ def test_nothing_of_the_file_but_its_import_and_the_function_is_run(tmp_path):
     path = tmp_path / "guarded.py"
     path.write_text(HOMEWORK + '\nif __name__ == "__main__":\n    raise RuntimeError("run as a script")\n')
     assert main(f"{path}:gradient") == 0
+
+
+NETWORK = """
+import numpy as np
+import matplotlib.pyplot as plt
+
+class NeuralNetwork:
+    def __init__(self, nn_input_dim, nn_hidden_dim, nn_output_dim, actFun_type="tanh", reg_lambda=0.01, seed=0):
+        self.actFun_type, self.reg_lambda = actFun_type, reg_lambda
+        np.random.seed(seed)
+        self.W1, self.b1 = np.random.randn(nn_input_dim, nn_hidden_dim), np.zeros((1, nn_hidden_dim))
+        self.W2, self.b2 = np.random.randn(nn_hidden_dim, nn_output_dim), np.zeros((1, nn_output_dim))
+
+    def actFun(self, z, type):
+        if type == "Tanh":
+            return np.tanh(z)
+        if type == "Sigmoid":
+            return 1 / (1 + np.exp(-z))
+        return np.maximum(0, z) if type == "ReLU" else None
+
+    def diff_actFun(self, z, type):
+        s = 1 / (1 + np.exp(-z))
+        return {"Tanh": 1 - np.tanh(z) ** 2, "Sigmoid": s * (1 - s), "ReLU": 1.0 * (z > 0)}[type]
+
+    def feedforward(self, X, actFun):
+        self.z1 = X @ self.W1 + self.b1
+        self.a1 = actFun(self.z1)
+        self.z2 = self.a1 @ self.W2 + self.b2
+        e = np.exp(self.z2)
+        self.probs = e / np.sum(e, axis=1, keepdims=True)
+
+    def backprop(self, X, y):
+        print("a line for every call")
+        delta3 = self.probs.copy()
+        delta3[range(len(X)), y] -= 1
+        delta2 = delta3 @ self.W2.T * self.diff_actFun(self.z1, self.actFun_type)
+        return X.T @ delta2, self.a1.T @ delta3, delta2.sum(axis=0), delta3.sum(axis=0, keepdims=True)
+
+plt.show()
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "status", "text"),
+    [
+        ("", "", 0, "tanh: The gradient is right, as the gradient of the sum over 20 samples. sigmoid:"),
+        ("s * (1 - s)", "s * s", 1, "your sigmoid'(0.5) is 0.3875, right is 0.2350"),
+        ("1.0 * (z > 0)", "1.0 * (z >= 0)", 0, "Note: your relu'(0) is 1"),
+        ("self.probs.copy()", "self.probs", 0, "backprop writes into probs"),
+        (
+            "np.sum(e, axis=1, keepdims=True)",
+            "np.sum(e)",
+            1,
+            "the forward pass differs from the course's, first in probs",
+        ),
+        ("delta3 = self.probs.copy()", "delta3 = self.probs.copy() / missing_name", 2, "homework.py, line"),
+    ],
+)
+def test_a_class_as_it_is_handed_in(tmp_path, capsys, old, new, status, text):
+    path = tmp_path / "homework.py"
+    path.write_text(NETWORK.replace(old, new) if old else NETWORK)
+    assert main(str(path)) == status
+    told = capsys.readouterr()
+    shown = " ".join((told.out + told.err).split())
+    assert text in shown
+    assert "a line for every call" not in shown
+    if status < 2:
+        assert shown.startswith("NeuralNetwork(3, 5, 2, 'Tanh') of homework.py, backprop(X, y)")
+
+
+def test_a_notebook(tmp_path, capsys):
+    import nbformat
+    from nbformat.v4 import new_code_cell, new_notebook
+
+    sources = ["%matplotlib inline\n!ls", NETWORK, "NeuralNetwork(2, 3, 2).fit(data_that_are_not_there)"]
+    path = tmp_path / "homework.ipynb"
+    nbformat.write(new_notebook(cells=[new_code_cell(source) for source in sources]), path)
+    assert main(str(path), activation="tanh") == 0
+    assert "of homework.ipynb" in capsys.readouterr().out
+
+
+def test_a_folder_of_hand_ins(tmp_path, capsys):
+    import pandas as pd
+
+    folder = tmp_path / "handed_in"
+    for name, source in {
+        "right": NETWORK,
+        "wrong": NETWORK.replace("s * (1 - s)", "s * s"),
+        "hangs": "while True:\n    pass\n",
+        "exits": "import os\nos._exit(0)\n",
+    }.items():
+        (folder / name).mkdir(parents=True)
+        (folder / name / "homework.py").write_text(source)
+    assert main(all=folder, csv=tmp_path / "marks.csv", seconds=20) == 0
+    assert "no sandbox" in capsys.readouterr().out
+    marks = pd.read_csv(tmp_path / "marks.csv", index_col="file")
+    verdicts = {name.split("/")[0]: verdict for name, verdict in marks["verdict"].items()}
+    assert verdicts == {
+        "right": "right",
+        "wrong": "wrong",
+        "hangs": "could not be run",
+        "exits": "could not be run",
+    }
+    assert marks.loc["wrong/homework.py", "mistakes"].startswith("slope")

@@ -1,18 +1,18 @@
 """Early stopping, successive halving, Ctrl-C, and resuming after a kill."""
 
 import itertools
-import os
 import signal
-import threading
 import time
 
 import jax
 import numpy as np
+import pandas as pd
 import pytest
-from test_devices import assert_same, finish, start
+from test_processes import assert_same, finish, start
 
 import jaxbackprop as jb
 from jaxbackprop import data
+from jaxbackprop.sweeps import host, planner
 from jaxbackprop.sweeps.halving import schedule, survivors
 
 MOONS = data.load("moons", samples=60)
@@ -135,37 +135,26 @@ def test_the_dropped_keep_what_they_had_learnt():
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), result.params(trial), alone.params(0))
 
 
-def test_ctrl_c_returns_what_is_finished():
+def press_ctrl_c_in(monkeypatch, depth, epoch):
+    """Send Ctrl-C when the program of that many hidden layers has been trained so long."""
+    call, done = host._call, []
+
+    def pressed(job, data, recipe, run, epochs, times, *rest):
+        if not done and len(run.program.hidden) == depth and run.epoch + epochs * times >= epoch:
+            done.append(True)
+            signal.raise_signal(signal.SIGINT)
+        return call(job, data, recipe, run, epochs, times, *rest)
+
+    monkeypatch.setattr(host, "_call", pressed)
+
+
+def test_ctrl_c_returns_what_is_finished(monkeypatch):
     grid = [{"hidden": [(2,)]}, {"hidden": [(2, 2)]}, {"hidden": [(2, 2, 2)]}]
     before = signal.getsignal(signal.SIGINT)
-
-    def press_when_training(stop):
-        while not stop.wait(0.01):
-            if PRESSED.is_set():
-                os.kill(os.getpid(), signal.SIGINT)
-                return
-
-    PRESSED.clear()
-    stop = threading.Event()
-    presser = threading.Thread(target=press_when_training, args=(stop,))
-    presser.start()
-    try:
-        from jaxbackprop.sweeps import loop
-
-        plain = loop.advance
-
-        def advance(run, program, problem, epoch, **options):
-            if len(program.hidden) == 2 and epoch >= 200:
-                PRESSED.set()
-                time.sleep(0.2)
-            return plain(run, program, problem, epoch, **options)
-
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(loop, "advance", advance)
-            result = sweep(grid)
-    finally:
-        stop.set()
-        presser.join()
+    monkeypatch.setattr(host, "RECORDS", 4)  # short calls
+    with monkeypatch.context() as patch:
+        press_ctrl_c_in(patch, 2, 200)
+        result = sweep(grid)
     assert signal.getsignal(signal.SIGINT) is before
     order = [len(p.hidden) for p in result.plan.programs]
     epochs = dict(zip(map(len, result.table["hidden"]), result.table["epochs"], strict=True))
@@ -174,12 +163,87 @@ def test_ctrl_c_returns_what_is_finished():
         assert epochs[depth] == 1000
     for depth in order[order.index(2) + 1 :]:
         assert epochs[depth] == 0
+    assert result.finished.tolist() == [epochs[len(hidden)] == 1000 for hidden in result.table["hidden"]]
     done = int(result.table.index[[len(h) == 2 for h in result.table["hidden"]]][0])
     alone = sweep([grid[done]], epochs=epochs[2])
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), result.params(done), alone.params(0))
+    assert result.table["train_loss"][done] == pytest.approx(alone.table["train_loss"][0], abs=1e-5)
 
 
-PRESSED = threading.Event()
+@pytest.mark.parametrize("options", [{}, {"patience": 3}, {"halving": 2}, {"patience": 3, "halving": 2}], ids=str)
+def test_after_ctrl_c_the_same_call_ends_as_if_nothing_had_been(tmp_path, monkeypatch, options):
+    grid = [{"hidden": [(2,), (3,)], "learning_rate": [0.1, 1.0]}, {"hidden": [(2, 2)], "optimizer": ["adam"]}]
+    monkeypatch.setattr(host, "RECORDS", 4)
+    whole = sweep(grid, **options)
+    with monkeypatch.context() as patch:
+        press_ctrl_c_in(patch, 2, 40)
+        stopped = sweep(grid, checkpoint=tmp_path / "runs", **options)
+    assert not stopped.finished.all()
+    resumed = sweep(grid, checkpoint=tmp_path / "runs", **options)
+    assert_identical(resumed, whole)
+
+
+def assert_identical(one, other):
+    """Bit by bit."""
+    pd.testing.assert_frame_equal(one.table, other.table, check_exact=True)
+    np.testing.assert_array_equal(one.train_loss, other.train_loss)
+    np.testing.assert_array_equal(one.validation_loss, other.validation_loss)
+    np.testing.assert_array_equal(one.finished, other.finished)
+    for trial in range(len(one.trials)):
+        jax.tree.map(np.testing.assert_array_equal, one.params(trial), other.params(trial))
+
+
+def test_a_checkpoint_is_taken_up_with_another_budget(tmp_path, monkeypatch):
+    """Another budget plans other programs in another order; every trial keeps its own parameters and goes on."""
+    grid = {"hidden": [(2,), (9,), (40,)], "activation": ["tanh", "relu"], "seed": range(4)}
+    whole = sweep(grid, epochs=400)
+    with monkeypatch.context() as patch:
+        patch.setattr(host, "RECORDS", 4)
+        press_ctrl_c_in(patch, 1, 200)
+        assert not sweep(grid, epochs=400, checkpoint=tmp_path / "runs").finished.any()
+    with monkeypatch.context() as patch:
+        patch.setattr(planner, "MAX_WASTE", 0.0)  # a program for each width
+        patch.setattr(planner, "CACHE", 30_000)
+        resumed = sweep(grid, epochs=400, checkpoint=tmp_path / "runs")
+        again = sweep(grid, epochs=400, checkpoint=tmp_path / "runs", memory_budget=2**28)
+    assert len(resumed.plan.programs) != len(whole.plan.programs)
+    for result in (resumed, again):
+        assert result.finished.all()
+        np.testing.assert_allclose(result.train_loss, whole.train_loss, atol=2e-5)
+        for trial in range(len(whole.trials)):
+            jax.tree.map(
+                lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), result.params(trial), whole.params(trial)
+            )
+
+
+@pytest.mark.parametrize("grid", [{"learning_rate": [1e-12]}, {"activation": ["relu"], "learning_rate": [1e5]}])
+def test_a_plateau_is_no_progress(grid):
+    """A learning rate that changes nothing; units that are dead after the first step."""
+    result = sweep({"hidden": [(3,)], **grid}, patience=2, epochs=200)
+    curve = result.validation_loss[0, 0]
+    recorded = curve[~np.isnan(curve)]
+    best = int(np.argmin(recorded))
+    assert result.table["epochs"][0] == result.epochs[best + 2] < 200
+
+
+def test_a_stopped_trial_competes_with_its_best():
+    """Trials that overfit at once stop early with a loss that the others never reach: they must not be dropped."""
+    grid = {"hidden": [(12,)], "learning_rate": [0.5, 3.0, 1e-4, 2e-4, 3e-4, 4e-4], "seed": [0]}
+    result = sweep(grid, patience=2, halving=2, epochs=800)
+    stopped = result.table["validation_loss"].iloc[:2]
+    assert (stopped.to_numpy() < result.table["validation_loss"].iloc[2:].min()).all()
+    assert result.finished[:2].any()
+    assert not result.finished[2:].any()
+    assert result.best() in (0, 1)
+
+
+def test_nothing_is_the_best_where_nothing_has_finished_or_all_diverged(monkeypatch):
+    diverged = sweep({"activation": ["relu"], "hidden": [(4,)], "learning_rate": [1e30]}, epochs=40)
+    with pytest.raises(ValueError, match=r"no trial can be the best: .* 1 diverged"):
+        diverged.best()
+    press_ctrl_c_in(monkeypatch, 1, 1)
+    with pytest.raises(ValueError, match="0 were trained to the end"):
+        sweep({"hidden": [(4,)]}, epochs=10_000_000).best()
 
 
 @pytest.mark.slow
@@ -191,7 +255,7 @@ def test_after_kill_9_the_same_call_ends_with_the_same_bits(tmp_path, options):
     for _ in range(2):
         process = start(tmp_path / "killed.npz", checkpoint=saved, slow=0.1, **options)
         deadline = time.monotonic() + 60
-        while process.poll() is None and time.monotonic() < deadline and not (saved.exists() and any(saved.iterdir())):
+        while process.poll() is None and time.monotonic() < deadline and not (saved / "sweep.safetensors").exists():
             time.sleep(0.02)
         time.sleep(generator.uniform(0.1, 0.7))
         process.send_signal(signal.SIGKILL)
@@ -230,7 +294,7 @@ def test_a_save_that_fails_is_reported_and_loses_nothing(tmp_path, monkeypatch):
     def full_disk(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "save_checkpoint", full_disk)
+    monkeypatch.setattr(checkpoint, "save_file", full_disk)
     with pytest.warns(RuntimeWarning, match="checkpoint not saved, the sweep goes on: .*No space left"):
         result = sweep({"hidden": [(2,)]}, epochs=20, checkpoint=tmp_path / "runs")
     assert result.finished.all()

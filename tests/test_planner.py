@@ -1,5 +1,9 @@
 """Plans: every network has one place, few programs, little waste, no more memory than allowed."""
 
+import itertools
+import time
+import tracemalloc
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +13,7 @@ import jaxbackprop as jb
 from jaxbackprop import data
 from jaxbackprop.selection import choose_activation
 from jaxbackprop.sweeps.grid import expand
-from jaxbackprop.sweeps.planner import MAX_PROGRAMS, Workload, plan_trials
+from jaxbackprop.sweeps.planner import MAX_PROGRAMS, Workload, arrange, plan_trials
 from jaxbackprop.sweeps.program import clear_padding
 from jaxbackprop.sweeps.starts import draw_starts
 
@@ -18,7 +22,7 @@ THOUSAND = {"hidden": [(width,) for width in range(1, 101)], "activation": TEN}
 
 
 def workload(**changes):
-    sizes = Workload(features=10, outputs=2, train=(1000,), validation=(0,), epochs=100, devices=2)
+    sizes = Workload(features=10, outputs=2, samples=1000, train=(1000,), validation=(0,), epochs=100, devices=2)
     return sizes._replace(**changes)
 
 
@@ -34,16 +38,19 @@ def test_every_network_has_one_place_among_its_like(devices, train):
     trials = expand(MIXED)
     plan = plan_trials(trials, workload(devices=devices, train=train, validation=(10,) * len(train)))
     splits = len(train)
-    everyone = np.concatenate([p.slots[p.slots >= 0] for p in plan.programs])
+    everyone = np.concatenate([p.networks for p in plan.programs])
     assert sorted(everyone) == list(range(len(trials) * splits))
     for program in plan.programs:
-        assert len(program.slots) % devices == 0
-        for chunk, row in enumerate(program.slots):
+        seats = arrange(program, program.networks, trials, splits, devices)
+        assert sorted(seats.networks[seats.networks >= 0]) == program.networks.tolist()
+        assert program.chunks % devices == 0
+        assert seats.networks.shape == (program.chunks, program.size)
+        for chunk, row in enumerate(seats.networks):
             for network in row[row >= 0]:
                 trial, split = trials[network // splits], network % splits
-                assert trial.activation == program.activations[program.activation[chunk]]
-                assert split == program.split[chunk]
-                assert (trial.optimizer, trial.batch_size) == (program.optimizer, program.batch_size)
+                assert trial.activation == program.activations[seats.activation[chunk]].name
+                assert split == seats.split[chunk]
+                assert (trial.optimizer, trial.batch_size) == (program.optimizer.name, program.batch_size)
                 assert len(trial.hidden) == len(program.hidden)
                 assert all(own <= padded for own, padded in zip(trial.hidden, program.hidden, strict=True))
                 if trial.batch_size is not None:
@@ -57,7 +64,7 @@ def test_a_thousand_trials_of_a_hundred_widths_take_few_programs_and_waste_littl
     plan = plan_trials(trials, workload(epochs=epochs))
     assert len(plan.programs) <= MAX_PROGRAMS
     # Counted anew, in multiplications and additions of the matrix products alone.
-    products = sum((10 + 2) * program.hidden[0] * (program.slots >= 0).sum() for program in plan.programs)
+    products = sum((10 + 2) * program.hidden[0] * len(program.networks) for program in plan.programs)
     useful = sum((10 + 2) * trial.hidden[0] for trial in trials)
     assert 1 - useful / products <= 0.3
     assert plan.waste <= 0.3
@@ -75,10 +82,25 @@ def test_a_smaller_budget_means_smaller_chunks_and_a_hopeless_one_is_refused():
     roomy = workload(cache=None, memory_budget=2**34)
     tight = workload(cache=None, memory_budget=2**28)
     wide, narrow = (plan_trials(trials, w) for w in (roomy, tight))
-    assert narrow.programs[0].slots.shape[1] < wide.programs[0].slots.shape[1]
+    assert narrow.programs[0].size < wide.programs[0].size
     assert narrow.memory <= 2**28
     with pytest.raises(ValueError, match=r"memory_budget=1 MiB is too little: the sweep needs at least .* MiB"):
         plan_trials(trials, workload(memory_budget=2**20))
+
+
+def test_ten_thousand_shapes_are_planned_at_once(as_users_run_it):
+    grid = {"hidden": list(itertools.product(range(1, 101), repeat=2))}
+    trials = expand(grid)
+    start = time.perf_counter()
+    plan = plan_trials(trials, workload(epochs=1000))
+    assert time.perf_counter() - start < 1
+    tracemalloc.start()
+    plan_trials(trials, workload(epochs=1000))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 100 * 2**20
+    assert plan.waste <= 0.3
+    assert len(plan.programs) <= MAX_PROGRAMS
 
 
 def test_a_plan_is_shown_as_a_table():

@@ -11,8 +11,8 @@ from sklearn.metrics import confusion_matrix
 
 from jaxbackprop.plotting import (
     COLORS,
-    grid,
     name_rows_and_columns,
+    panels,
     plot_band,
     plot_confusion_matrix,
     plot_decision_boundary,
@@ -42,7 +42,7 @@ def test_import_neither_draws_nor_starts_a_device():
 
 def test_new_axes_are_made_where_none_are_given_and_given_ones_are_used():
     assert plot_points(X, Y).figure is not plot_points(X, Y).figure
-    _, axes = grid(1, 2)
+    _, axes = panels(1, 2)
     assert plot_points(X, Y, ax=axes[0, 1]) is axes[0, 1]
     assert not axes[0, 0].collections
 
@@ -120,7 +120,7 @@ def test_confusion_matrix_holds_scikit_learns_counts():
 
 def test_images_fill_the_axes_in_order_and_hide_the_rest():
     images = np.arange(2 * 9.0).reshape(2, 3, 3)
-    _, axes = grid(2, 2)
+    _, axes = panels(2, 2)
     plot_images(images, ["first", "second"], axes)
     np.testing.assert_array_equal(axes[0, 1].images[0].get_array(), images[1])
     assert [ax.get_title() for ax in axes.flat] == ["first", "second", "", ""]
@@ -128,7 +128,7 @@ def test_images_fill_the_axes_in_order_and_hide_the_rest():
 
 
 def test_rows_and_columns_are_named_once_at_the_edges():
-    _, axes = grid(2, 2)
+    _, axes = panels(2, 2)
     axes[0, 0].set_ylabel("loss")
     name_rows_and_columns(axes, ["tanh", "relu"], ["1 unit", "2 units"])
     assert [ax.get_ylabel() for ax in axes[:, 0]] == ["tanh\nloss", "relu"]
@@ -136,7 +136,7 @@ def test_rows_and_columns_are_named_once_at_the_edges():
 
 
 def test_figures_are_saved_whole_or_not_at_all(tmp_path):
-    figure, _ = grid(1, 1, width=2, height=1)
+    figure, _ = panels(1, 1, width=2, height=1)
     path = save_figure(figure, tmp_path / "new" / "figure.png")
     assert imread(path).shape[:2] == (150, 300)
     before = path.read_bytes()

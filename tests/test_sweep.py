@@ -13,7 +13,7 @@ from sklearn.model_selection import KFold, ParameterGrid
 
 import jaxbackprop as jb
 from jaxbackprop import data
-from jaxbackprop.sweeps.runner import epoch_order
+from jaxbackprop.sweeps.host import epoch_order
 
 MOONS = data.load("moons", samples=60)
 HELD_OUT = data.load("moons", samples=40, seed=1)
@@ -65,17 +65,17 @@ def test_mini_batches_equal_a_plain_loop_over_the_same_order():
     grid = {"hidden": [(3,), (6,)], "batch_size": [16, 60], "activation": ["tanh", "elu"], "l2": [0.001]}
     result = sweep(grid, epochs=4, shuffle_seed=5)
     for number, trial in enumerate(result.trials):
-        order = lambda epoch, size=trial.batch_size: epoch_order(5, epoch, 60, size)  # noqa: E731
+        order = lambda epoch, size=trial.batch_size: epoch_order(5, epoch, np.arange(60), size)  # noqa: E731
         params, _ = numpy_training(trial, MOONS.X, MOONS.y, 4, order)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), result.params(number), params)
 
 
 def test_an_epoch_visits_every_sample_once():
-    order = epoch_order(3, 8, 50, 16)
+    order = epoch_order(3, 8, np.arange(50), 16)
     assert order.shape == (4, 16)
     assert sorted(order[order >= 0]) == list(range(50))
     assert (order[:3] >= 0).all()
-    assert not np.array_equal(order, epoch_order(3, 9, 50, 16))
+    assert not np.array_equal(order, epoch_order(3, 9, np.arange(50), 16))
 
 
 def test_the_table_has_the_grid_in_its_order_and_metrics_that_others_compute_too():
@@ -178,6 +178,20 @@ def test_a_weight_of_zero_leaves_a_sample_out():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), weighted.params(0), without.params(0))
 
 
+def test_half_precision_data_train_in_single_precision():
+    half = MOONS.X.astype(np.float16)
+    one, other = (sweep({"hidden": [(3,)]}, X=X, validation=None) for X in (half, half.astype(np.float32)))
+    assert one.params(0)[0].weight.dtype == np.float32
+    np.testing.assert_array_equal(one.train_loss, other.train_loss)
+
+
+def test_folds_may_be_masks():
+    mask = np.arange(60) % 3 == 0
+    positions = [(np.flatnonzero(~mask), np.flatnonzero(mask))]
+    one, other = (sweep({"hidden": [(3,)]}, validation=None, folds=f) for f in (positions, [(~mask, mask)]))
+    np.testing.assert_array_equal(one.validation_loss, other.validation_loss)
+
+
 BAD = [
     ({"grid": {"learning_rat": [0.1]}}, "grid key='learning_rat' is unknown; did you mean 'learning_rate'"),
     ({"grid": {"activation": ["tahn"]}}, "did you mean 'tanh'"),
@@ -208,13 +222,28 @@ BAD = [
     ({"devices": 99}, "devices=99, but JAX has"),
     ({"memory_budget": 1000}, "memory_budget"),
     ({"scheme": "glorott"}, "did you mean 'glorot'"),
+    ({"grid": {"momentum": [2]}}, "momentum=2 must be of at least 0 and at most 1"),
+    ({"X": np.where(MOONS.X > 1, 1e39, MOONS.X)}, r"X holds 1e\+39, beyond the range of float32"),
+    ({"X": np.where(MOONS.X > 1, 1e300, MOONS.X)}, r"X holds 1e\+300, beyond the range of float32"),
+    ({"y": np.where(MOONS.y == 0, 1.0, 2.0)}, "y holds floats that are all whole numbers, such as"),
+    (
+        {"folds": [(np.arange(40), np.arange(40, 61))]},
+        r"folds\[0\]: its validation samples name position 60, but the data",
+    ),
+    ({"folds": [(np.arange(40), [-1])]}, r"folds\[0\]: its validation samples name position -1"),
+    ({"folds": [(np.arange(40), [])]}, r"folds\[0\]: its validation samples must be .* at least one position"),
+    ({"folds": [(np.arange(40), [0.5])]}, r"folds\[0\]: its validation samples must be positions, integers"),
+    (
+        {"folds": 2, "weights": np.r_[np.zeros(30), np.ones(30)]},
+        "weights are all 0 for the 30 validation samples of split",
+    ),
 ]
 
 
 @pytest.mark.parametrize(("change", "message"), BAD, ids=[message[:30] for _, message in BAD])
 def test_bad_input_is_refused_before_anything_compiles(change, message):
     arguments = {"grid": {"hidden": [(3,)]}} | change
-    if change.get("folds") == 100:
+    if "folds" in change and change["folds"] != 3:
         arguments["validation"] = None
     with jax.no_tracing(), pytest.raises(ValueError, match=message):
         sweep(**arguments)

@@ -12,7 +12,7 @@ import numpy as np
 from jaxbackprop import network as mathematics
 from jaxbackprop._checks import check_integer, check_real
 from jaxbackprop.activations import get_activation
-from jaxbackprop.auditing.layered import Network, find_layers
+from jaxbackprop.auditing.layered import Network, check_reduction, find_layers
 from jaxbackprop.auditing.points import Leaves, Structure, describe
 from jaxbackprop.auditing.summary import NetworkReport, Outcome
 from jaxbackprop.auditing.whole import examine
@@ -47,9 +47,10 @@ def audit_network(
     depths: Sequence[int] = (1, 2, 3),
     widths: Sequence[int] = (1, 4),
     batches: Sequence[int] = (1, 2, 7),
-    classes: Sequence[int] = (2, 3, 10),
+    classes: Sequence[int] = (2,),
     l2: float | int = 0.0,
     samples_first: bool = False,
+    reduction: str | None = None,
     seed: int = 0,
 ) -> NetworkReport:
     """Is a backward pass right for every network, and if not, for which ones, and what is the mistake?
@@ -62,6 +63,7 @@ def audit_network(
     - `l2`: the strength of the penalty that the backward pass includes.
     - `samples_first`: by default params is a tuple of `Layer(weight [out, in], bias [out])`, x [features, samples] and
       y one-hot [classes, samples]; with it weights are (in, out), X (samples, features) and y (samples, classes).
+    - `reduction`: whether the gradient is to be that of the "mean" over the samples or of their "sum"; None: either.
     - `seed`: of the parameters and the data.
 
     **Returns:** a `NetworkReport`.
@@ -77,12 +79,13 @@ def audit_network(
             check_integer(argument, value, 1)
     check_real("l2", l2, 0)
     check_integer("seed", seed, 0)
+    check_reduction(reduction)
     cases = list_cases(activations, depths, widths, batches, classes)
     programs = PaddedPrograms(max(FEATURES, *widths, *classes), max(batches), tuple(activations), float(l2))
     outcomes = []
     for number, case in enumerate(cases):
         rng = np.random.default_rng([seed, number])
-        outcomes.append(try_case(backward_fn, case, programs, rng, activations[0], float(l2), samples_first))
+        outcomes.append(try_case(backward_fn, case, programs, rng, activations[0], float(l2), samples_first, reduction))
     return NetworkReport(tuple(outcomes))
 
 
@@ -115,6 +118,7 @@ def try_case(
     any_activation: str,
     l2: float,
     samples_first: bool,
+    reduction: str | None,
 ) -> Outcome:
     """The audit of one case. A backward pass that raises is wrong too."""
     name = case.activation or any_activation
@@ -127,7 +131,7 @@ def try_case(
     params = layers
     if samples_first:
         params, x, y = tuple(numpy_layer(weight.T, bias) for weight, bias in layers), x.T, y.T
-    network = Network(name, l2=l2, samples_first=samples_first)
+    network = Network(name, l2=l2, samples_first=samples_first, reduction="mean")
     structure = describe(params)
     layout = find_layers(structure, samples_first)
     witness = programs.witness(structure, x.T if samples_first else x, y.T if samples_first else y, name, samples_first)
@@ -141,10 +145,13 @@ def try_case(
             raise
 
     try:
-        report = examine(gradient_fn, witness, structure, (x, y), rng, points=2, network=network, layout=layout)
+        report = examine(
+            gradient_fn, witness, structure, (x, y), rng, points=2, network=network, layout=layout, reduction=reduction
+        )
     except Exception as error:
         if not failure and not isinstance(error, ValueError):
             raise
+        error = failure[0] if failure else error
         return Outcome(case._asdict(), None, f"{type(error).__name__}: {error}")
     return Outcome(case._asdict(), report, None)
 

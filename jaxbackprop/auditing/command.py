@@ -1,9 +1,9 @@
 """`jaxbackprop auditing path/to/file.py:function`: the audit of a gradient in a file of one's own."""
 
-import importlib.util
+import inspect
 import sys
-import traceback
-from collections.abc import Callable, Mapping
+import types
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -14,6 +14,9 @@ import tyro
 from jaxbackprop._checks import check_integer, check_real, choose
 from jaxbackprop.activations import ACTIVATIONS, get_activation
 from jaxbackprop.auditing import Network, NetworkReport, Report, StageReport, audit, audit_network, audit_stages
+from jaxbackprop.auditing.calling import Unclear, leaf_kind, returned_names, role
+from jaxbackprop.auditing.door import audit_class, choose_class
+from jaxbackprop.auditing.hand_in import HandIn, NotRun, opened, quiet, told
 from jaxbackprop.network import Layer, loss
 
 RIGHT, WRONG, NOT_RUN = 0, 1, 2
@@ -21,82 +24,179 @@ NAMES = ("dW1", "db1", "dW2", "db2")
 SAMPLES, FEATURES, HIDDEN, CLASSES = 20, 2, 3, 2  # the course's network, on fewer samples
 
 
-class NotRun(Exception):
-    """Why the user's function could not be audited."""
+ARGUMENTS = ["W1", "b1", "W2", "b2", "X", "y"]
+ADAPTER = """it cannot be told how {file} is called: {reason}.
+Paste this below it, with your own calls in it, and audit the function gradient:
+
+    def gradient(W1, b1, W2, b2, X, y):
+        network = {cls}(...)                      # with {features} features, {hidden} hidden units, {classes} classes
+        network.W1, network.b1 = W1, b1
+        network.W2, network.b2 = W2, b2
+        network.feedforward(X)
+        dW1, db1, dW2, db2 = network.backprop(X, y)
+        return dW1, db1, dW2, db2"""
 
 
 def main(
-    target: Annotated[str, tyro.conf.Positional],
-    activation: str = "tanh",
+    target: Annotated[str | None, tyro.conf.Positional] = None,
+    name: Annotated[str | None, tyro.conf.Positional] = None,
+    activation: str | None = None,
     l2: float = 0.0,
     one_hot: bool = False,
+    classes: int = 2,
+    verbose: bool = False,
+    all: Path | None = None,
+    csv: Path | None = None,
+    seconds: float = 60.0,
+    codes: Path | None = None,
     seed: int = 0,
 ) -> int:
     """Is the gradient in a file of your own right? If not, what is the mistake?
 
-    The file is your own code: it is imported, and its function is called; nothing else is run, and nothing protects you
-    from what it does. The function is that of a network with one hidden layer, in NumPy, samples first:
+    jaxbackprop audit homework.py is enough. The file, a .py or a notebook .ipynb by its code cells, is your own code: it
+    is run as by an import, nothing below its `if __name__ == "__main__"`, and nothing protects you from what it does.
+    What it prints is kept back. What is looked for in it:
+
+    A class with a method backprop, backward or loss, as the course's NeuralNetwork or CS231n's two-layer net. How it is
+    made and called, and what of its results is dW1, is found out by looking and trying, and said in the first line. Its
+    weights are found under names as W1, w1, params["W1"], weights[0], layers[0].W. All activations that it offers are
+    tried; its forward pass, its loss and its f' are looked at before the gradient. The gradient of the sum over the
+    samples is as right as that of their mean.
+
+    A function of a network with one hidden layer, in NumPy, samples first:
 
         def gradient(W1, b1, W2, b2, X, y):
             ...
             return dW1, db1, dW2, db2
 
     with W1 (features, hidden), b1 (1, hidden), W2 (hidden, classes), b2 (1, classes), X (samples, features) and y the
-    labels 0, 1, ... (samples,), or one-hot (samples, classes) with --one-hot. It returns the gradient of the mean
-    cross-entropy of the softmax, plus l2/2 * (sum(W1**2) + sum(W2**2)) with --l2. Instead of the four arrays it may
-    return a dict of them, and of z1, a1, z2, y_hat, delta3 and delta2 too: then every stage is looked at.
+    labels 0, 1, ... (samples,), or one-hot (samples, classes) with --one-hot. It may have the gradient of the penalty
+    l2/2 * (sum(W1**2) + sum(W2**2)), said by --l2. Instead of the four arrays it may return a dict of them, and of z1,
+    a1, z2, y_hat, delta3 and delta2 too: then every stage is looked at.
 
     The exit status is 0 if the gradient is right, 1 if it is wrong, 2 if it could not be run.
 
     Args:
-        target: The file and the function in it, as homework.py:gradient.
-        activation: Of the hidden layer.
+        target: The file, also with a name as homework.py:gradient.
+        name: The class or function in it, if there are several.
+        activation: Of the hidden layer; all that a class offers, or tanh for a function.
         l2: The strength of the penalty on the weights, if your gradient includes one.
         one_hot: Hand over y one-hot instead of as labels.
+        classes: How many a class is tried with.
+        all: Audit all files of this folder, each in a process and a temporary folder of its own. It is no sandbox.
+        csv: Write one row a file there: verdict, mistakes, seconds.
+        seconds: The time limit for each file of a folder.
+        codes: A file to write the exit status and the codes of the mistakes to, for programs.
+        verbose: Show what the file printed.
         seed: Of the parameters and the data.
     """
     try:
-        choose("activation", activation, ACTIVATIONS)
+        if activation is not None:
+            choose("activation", activation, ACTIVATIONS)
         check_real("l2", l2, 0)
         check_integer("seed", seed, 0)
-        function = load(target)
-        reports = examine(function, Network(activation, l2=l2, samples_first=True), one_hot=one_hot, seed=seed)
-    except (NotRun, ValueError) as error:
+        check_integer("classes", classes, 2)
+        if all is not None:
+            from jaxbackprop.auditing.marks import SANDBOX, mark_all
+
+            check_real("seconds", seconds, 0)
+            print(f"{mark_all(all, csv, seconds).to_string()}\n\n{SANDBOX}")
+            return RIGHT
+        if target is None:
+            raise NotRun("name a file, as homework.py, or a folder by --all")
+        path, name = split_target(target, name)
+        with opened(path) as hand_in:
+            text, ok, mistakes = examine_file(
+                hand_in, name, activation, l2=l2, one_hot=one_hot, classes=classes, seed=seed
+            )
+            if verbose:
+                print(hand_in.printed.getvalue())
+    except (NotRun, Unclear, ValueError) as error:
         print(f"could not be run: {error}", file=sys.stderr)
+        if codes is not None:
+            codes.write_text(f"{NOT_RUN}\n{error}")
         return NOT_RUN
-    print(
-        "\n\n".join(
-            report.summary if isinstance(report, NetworkReport) and report.ok else str(report) for report in reports
-        )
-    )
-    return RIGHT if all(report.ok for report in reports) else WRONG
+    print(text)
+    if codes is not None:
+        codes.write_text(f"{RIGHT if ok else WRONG}\n{' '.join(mistakes)}")
+    return RIGHT if ok else WRONG
 
 
-def load(target: str) -> Callable[..., Any]:
-    """The function that a target names, from a file that is imported.
+def examine_file(
+    hand_in: HandIn, name: str | None, activation: str | None, *, l2: float, one_hot: bool, classes: int, seed: int
+) -> tuple[str, bool, list[str]]:
+    """The report on what a file has, whether it is right, and the codes of its mistakes.
 
-    **Raises:** `NotRun` if there is no such file or function, or if the file cannot be imported.
+    **Raises:** `NotRun` if there is nothing to audit in it, or if it fails.
     """
-    path, _, name = target.rpartition(":")
-    if not path or not name.isidentifier():
-        raise NotRun(f"{target!r} must name a file and a function in it, as homework.py:gradient")
-    file = Path(path)
-    if not file.is_file():
-        raise NotRun(f"there is no file {path}")
-    spec = importlib.util.spec_from_file_location(file.stem, file)
-    if spec is None or spec.loader is None:
-        raise NotRun(f"{path} is no Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(file.resolve().parent))  # as when Python runs the file
-    try:
-        spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
-        raise NotRun(f"importing {path} failed with {told(error)}") from error
-    functions = {key: value for key, value in vars(module).items() if callable(value) and not key.startswith("_")}
-    try:
-        return choose("function", name, functions)
-    except ValueError as error:
-        raise NotRun(f"{path}: {error}") from error
+    cls = choose_class(hand_in, name)
+    if cls is not None:
+        try:
+            report = audit_class(hand_in, cls, classes=classes, only=activation, seed=seed)
+        except Unclear as error:
+            facts = {"file": hand_in.path.name, "reason": error, "cls": cls.__name__}
+            raise NotRun(ADAPTER.format(**facts, features=FEATURES, hidden=HIDDEN, classes=CLASSES)) from error
+        return str(report), report.ok, report.mistakes
+    function = choose_function(hand_in, name)
+    if function is None:
+        raise NotRun(
+            f"{hand_in.path} has neither a class with a method backprop, backward or loss nor a function of W1, b1, W2, "
+            "b2, X, y; jaxbackprop audit --help shows both"
+        )
+
+    def silent(*arrays: Any) -> Any:
+        with quiet(hand_in.printed):
+            return call_function(function, arrays)
+
+    silent.__name__ = function.__name__
+    network = Network(activation or "tanh", l2=l2, samples_first=True)
+    reports = examine(silent, network, one_hot=one_hot, seed=seed)
+    shown = [r.summary if isinstance(r, NetworkReport) and r.ok else str(r) for r in reports]
+    title = f"{function.__name__}({', '.join(inspect.signature(function).parameters)}) of {hand_in.path.name}, {network.activation}"
+    found = [f for report in reports if isinstance(report, Report) for f in report.findings if not f.ok]
+    mistakes = list(dict.fromkeys(finding.diagnosis or "unknown" for finding in found))
+    return "\n\n".join([title, *shown]), all(report.ok for report in reports), mistakes
+
+
+def split_target(target: str, name: str | None) -> tuple[str, str | None]:
+    """The file and what in it: homework.py NAME, or homework.py:NAME."""
+    path, _, after = target.rpartition(":")
+    if path and after.isidentifier():
+        return path, name or after
+    return (path, name) if path and not after else (target, name)
+
+
+def choose_function(hand_in: HandIn, name: str | None) -> Callable[..., Any] | None:
+    """The function that is named, else the one whose arguments are W1, b1, W2, b2, X and y."""
+    functions = {key: f for key, f in hand_in.own(types.FunctionType).items() if not key.startswith("_")}
+    if name is not None:
+        try:
+            return choose("function", name, functions | hand_in.own(type))
+        except ValueError as error:
+            raise NotRun(f"{hand_in.path}: {error}") from error
+    return next((f for f in functions.values() if takes(f)), None)
+
+
+def takes(function: Callable[..., Any]) -> str:
+    """Whether a function takes the "arrays" W1, b1, W2, b2, X, y in any order, or a "model" of them, X and y."""
+    names = list(inspect.signature(function).parameters)
+    if sorted(names) == sorted(ARGUMENTS):
+        return "arrays"
+    return "model" if [role(name) for name in names] == ["model", "X", "y"] else ""
+
+
+def call_function(function: Callable[..., Any], arrays: Sequence[Any]) -> Any:
+    """The call by what the function takes; its results by the names in its `return`, where all four have one."""
+    if takes(function) == "model":
+        result = function(dict(zip(ARGUMENTS[:4], arrays[:4], strict=True)), *arrays[4:])
+    elif takes(function) == "arrays":
+        result = function(**dict(zip(ARGUMENTS, arrays, strict=True)))
+    else:
+        result = function(*arrays)
+    names = ["d" + "".join(leaf_kind(name)) for name in returned_names(function)]
+    if isinstance(result, tuple) and len(result) == len(names) and sorted(names) == sorted(NAMES):
+        return dict(zip(names, result, strict=True))
+    return result
 
 
 def named_results(function: Callable[..., Any], *arrays: Any) -> dict[str, Any]:
@@ -179,11 +279,3 @@ def examine(
         )
         reports.append(others)
     return reports
-
-
-def told(error: BaseException) -> str:
-    """An error in a line, with the last place outside of libraries that it passed through."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "site-packages" not in frame.filename]
-    if isinstance(error, SyntaxError) or not frames:
-        return f"{type(error).__name__}: {error}"
-    return f"{type(error).__name__}: {error} ({Path(frames[-1].filename).name}, line {frames[-1].lineno})"

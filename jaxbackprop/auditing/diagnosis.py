@@ -8,14 +8,19 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, partial
 from typing import NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
-from jaxbackprop.auditing.hypotheses import HYPOTHESES, fitted_factor, inner, number, ratio
 from jaxbackprop.auditing.judge import Evidence, largest, tolerance
 from jaxbackprop.auditing.layered import Steps
-from jaxbackprop.auditing.layered_hypotheses import NETWORK_HYPOTHESES, Family
+from jaxbackprop.auditing.mistakes.backward_steps import NETWORK_HYPOTHESES
+from jaxbackprop.auditing.mistakes.general import HYPOTHESES, Hypothesis, fitted_factor, inner, number, ratio
+from jaxbackprop.auditing.mistakes.variants import RIGHT, Family
 
-NEXT_TO_NOTHING = 1e-3  # of the difference may stay unexplained, or what rounding makes of it
+LARGE = 200_000  # products in a forward pass
+NEXT_TO_NOTHING = (
+    1e-3  # of the difference, and of the gradient handed in, may stay unexplained, or what rounding makes of it
+)
 
 
 class Diagnosis(NamedTuple):
@@ -36,8 +41,8 @@ class Candidate(NamedTuple):
     spares_the_right: bool = False
 
 
-def diagnose(e: Evidence, family: Family | None) -> dict[int, Diagnosis]:
-    """The mistake in every wrong leaf."""
+def diagnose(e: Evidence, family: Family | None, table: tuple[Hypothesis, ...] = ()) -> dict[int, Diagnosis]:
+    """The mistake in every wrong leaf; those of `table` go before the general ones."""
     wrong = [i for i in range(len(e.paths)) if e.wrong_points(i)]
     if not wrong:
         return {}
@@ -52,12 +57,16 @@ def diagnose(e: Evidence, family: Family | None) -> dict[int, Diagnosis]:
         one = best(whole, noises)
         return {i: Diagnosis(one.code, one.sentence, 1 - one.unexplained[i]) for i in wrong}
 
-    candidates = [*general_candidates(e, wrong), *special]
+    candidates = [*general_candidates(e, wrong, (*table, *HYPOTHESES)), *special]
     fitting = {i: [c for c in candidates if fits(c, i)] for i in wrong}
     rest = [i for i in wrong if not fitting[i]]
     if family is not None and rest:
-        twofold = list(scaled_candidates(e, family, rest))
-        fitting |= {i: [c for c in twofold if fits(c, i)] for i in rest}
+        for twofold in (scaled_candidates, paired_candidates):
+            found = list(twofold(e, family, rest))
+            fitting |= {i: [c for c in found if fits(c, i)] for i in rest}
+            rest = [i for i in rest if not fitting[i]]
+            if not rest:
+                break
     diagnoses = {}
     for i in wrong:
         if fitting[i]:
@@ -70,9 +79,9 @@ def diagnose(e: Evidence, family: Family | None) -> dict[int, Diagnosis]:
     return diagnoses
 
 
-def general_candidates(e: Evidence, wrong: Sequence[int]) -> Iterator[Candidate]:
+def general_candidates(e: Evidence, wrong: Sequence[int], table: Sequence[Hypothesis]) -> Iterator[Candidate]:
     """What the hypotheses for any loss leave unexplained, leaf by leaf."""
-    for rank, hypothesis in enumerate(HYPOTHESES):
+    for rank, hypothesis in enumerate(table):
         for i in wrong:
             for gradient, facts in hypothesis.predict(e, i):
                 left = unexplained(e, i, gradient.__getitem__)
@@ -108,6 +117,39 @@ def scaled_candidates(e: Evidence, f: Family, leaves: Sequence[int]) -> Iterator
                     yield Candidate(rank, hypothesis.code, sentence, {i: left})
 
 
+def paired_candidates(e: Evidence, f: Family, leaves: Sequence[int]) -> Iterator[Candidate]:
+    """Two mistakes in different steps of the backward pass, which meet in the leaves below.
+
+    There are a thousand such pairs: of large networks they are not looked for.
+    """
+    if sum(weight.size for weight in f.traces[0].weights) * f.traces[0].samples > LARGE:
+        return
+    single = [
+        (rank, hypothesis.code, hypothesis.sentence.format(**facts), steps, changed_steps(steps(0)))
+        for rank, hypothesis in enumerate(NETWORK_HYPOTHESES, start=len(HYPOTHESES))
+        for steps, facts in hypothesis.variants(f)
+        if hypothesis.code not in ("weight_updated", "activations_differ", "other_activation")
+    ]
+    for n, (rank, code, sentence, one, changed) in enumerate(single):
+        for _, _, also, other, changed_too in single[n + 1 :]:
+            if changed & changed_too:
+                continue
+
+            def both(k: int, one: Callable = one, other: Callable = other, names: frozenset = changed_too) -> Steps:
+                return one(k)._replace(**{name: getattr(other(k), name) for name in names})
+
+            predict = cache(partial(predict_point, f, both))
+            for i in leaves:
+                leaf = partial(predict_leaf, predict, i)
+                if unexplained(e, i, leaf, few=1) < 0.1:
+                    yield Candidate(rank, code, f"{sentence}; and {also}", {i: unexplained(e, i, leaf)})
+
+
+def changed_steps(steps: Steps) -> frozenset[str]:
+    """The names of the steps that are not the right ones."""
+    return frozenset(name for name, step in steps._asdict().items() if step is not getattr(RIGHT, name))
+
+
 def scaled(e: Evidence, i: int, predict: Callable[[int], np.ndarray], few: int | None = None) -> tuple[float, float]:
     """What a prediction times the constant that fits best leaves unexplained, and that constant."""
     points = e.wrong_points(i)[:few]
@@ -134,12 +176,14 @@ def predict_leaf(predict: Callable[[int], Sequence[np.ndarray]], i: int, k: int)
 
 
 def unexplained(e: Evidence, i: int, predict: Callable[[int], np.ndarray], few: int | None = None) -> float:
-    """The size of got - predicted over that of got - right, pooled over the points where the leaf is judged.
+    """The size of got - predicted over that of got - right, or over that of got if it is smaller still.
 
-    Each point counts alike, whatever the size of its gradient; entries that are not known do not count.
+    A prediction has to account for the difference and for the gradient handed in: of a gradient that is small
+    everything small would be an explanation. Pooled over the points where the leaf is judged; each counts alike,
+    whatever the size of its gradient; entries that are not known do not count.
     """
     points = e.wrong_points(i)[:few] if few else e.judged_points(i)
-    left = difference = 0.0
+    left = difference = size = 0.0
     for k in points:
         got, right, predicted = e.got[k][i], e.right(k, i), predict(k)
         known = ~np.isnan(right + predicted)
@@ -148,7 +192,12 @@ def unexplained(e: Evidence, i: int, predict: Callable[[int], np.ndarray], few: 
         unit = np.sum(right**2, where=~np.isnan(right)) or 1.0
         left += np.sum((got - predicted) ** 2, where=known) / unit
         difference += np.sum((got - right) ** 2, where=known) / unit
-    return float(np.sqrt(left / difference)) if difference > 0 else 1.0
+        size += np.sum(got**2, where=known) / unit
+    if left == 0 or difference == 0:
+        return float(difference == 0)
+    # Rounding leaves a zero that was summed up a little beside it.
+    floor = 100 * float(jnp.finfo(e.dtypes[i]).eps)
+    return float(np.sqrt(left) / max(min(np.sqrt(difference), np.sqrt(size)), floor * 1e3))
 
 
 def noise(e: Evidence, i: int) -> float:
@@ -213,19 +262,22 @@ def unknown(e: Evidence, i: int, candidates: Sequence[Candidate]) -> Diagnosis:
 
 
 def deduction(f: Family, i: int) -> str:
-    """Where a mistake without a name must lie, from which of the other leaves are right."""
-    wrong = [(bool(f.evidence.wrong_points(w)), bool(f.evidence.wrong_points(b))) for w, b in f.layout.pairs]
+    """Where a mistake without a name must lie, from which of the other leaves are right.
+
+    A leaf of another shape was not compared: it is no evidence.
+    """
+    right = [(f.evidence.is_right(w), f.evidence.is_right(b)) for w, b in f.layout.pairs]
     l = next(l for l, pair in enumerate(f.layout.pairs, start=1) if i in pair)
-    by_weight, by_bias = wrong[l - 1]
-    if any(any(pair) for pair in wrong[l:]):
-        return "; it may be a consequence of what is wrong above it"
-    if not by_bias:
+    by_weight, by_bias = right[l - 1]
+    if by_bias:
         return f". As b^{l} is right, so is delta: the mistake is in dL/dW^{l} itself"
-    if not by_weight:
+    if by_weight:
         return f". As W^{l} is right, so is delta: the mistake is in dL/db^{l} itself"
     if l == f.depth:
         return f". It is in the first step, delta^{l + 1}, or in both gradients of layer {l}"
-    return f". As all above is right, the mistake is in the step from delta^{l + 2} to delta^{l + 1}"
+    if not any(right[l]):  # the layer above
+        return "; it may be a consequence of what is wrong above it"
+    return f". As the layer above has it right, the mistake is in the step from delta^{l + 2} to delta^{l + 1}"
 
 
 def direction(cosine: float | int, factor: float | int) -> str:

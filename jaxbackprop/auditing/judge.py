@@ -35,7 +35,8 @@ class Evidence:
     """All that was seen, as lists over the points of lists over the leaves, in float64; and what is known of the data.
 
     `right` is NaN where it is not known. `samples` is the size of the batch, `lengths` what else a mean may run over,
-    `l2` the strength of the loss's penalty; None if unknown.
+    `l2` the strength of the loss's penalty; None if unknown. `missing` are the leaves of another shape, of which
+    nothing is judged. `summed` tells that `right` is the gradient of the sum over the samples, not of their mean.
     """
 
     paths: tuple[str, ...]
@@ -47,12 +48,18 @@ class Evidence:
     samples: int | None = None
     lengths: tuple[int, ...] = ()
     l2: float | None = None
+    missing: frozenset[int] = frozenset()
+    summed: bool = False
 
     def right(self, k: int, i: int) -> np.ndarray:
         return self.known[k].gradient[i]
 
     def wrong_points(self, i: int) -> list[int]:
         return [k for k, row in enumerate(self.verdicts) if row[i].wrong]
+
+    def is_right(self, i: int) -> bool:
+        """Whether a leaf was compared and is right."""
+        return i not in self.missing and not self.wrong_points(i)
 
     def judged_points(self, i: int) -> list[int]:
         return [k for k, row in enumerate(self.verdicts) if row[i].excuse is None]

@@ -5,18 +5,15 @@ from typing import Any
 
 import numpy as np
 
-from jaxbackprop.auditing.diagnosis import Diagnosis
-from jaxbackprop.auditing.hypotheses import number
 from jaxbackprop.auditing.judge import largest, tolerance
 from jaxbackprop.auditing.layered import Steps, elementwise, trace
-from jaxbackprop.auditing.layered_hypotheses import Family
+from jaxbackprop.auditing.mistakes.general import number
+from jaxbackprop.auditing.mistakes.variants import Family
 from jaxbackprop.auditing.points import Leaves
-from jaxbackprop.auditing.witness import Witness
-from jaxbackprop.oracle import relative_error
 
 AT_KINK = (
-    "right but for one point: exactly at {z} = {kink} {f}' is taken as {wrong}, where the derivation gives the "
-    '"otherwise" branch, {right}; compare with >, not with >='
+    "At a kink there is no right slope: exactly at {z} = {kink} your {f}' is {wrong}, where the derivation has "
+    "{right}. Both are right there."
 )
 
 
@@ -29,31 +26,23 @@ def kink_point(f: Family) -> list[np.ndarray]:
     return f.layout.leaves(layers)
 
 
-def at_kinks(
-    f: Family, point: Leaves, gradient: Leaves, witness: Witness, args: Sequence[Any]
-) -> dict[int, tuple[float, Diagnosis]]:
-    """The leaves that are neither the derivation's nor the witness's at a kink, but those of its other side.
-
-    Anything else is left alone: at a kink there is no derivative to be wrong about.
-    """
+def kink_notes(f: Family, point: Leaves, gradient: Leaves, args: Sequence[Any]) -> list[str]:
+    """What to say if a gradient takes another slope at a kink than the derivation does; it is as right there."""
     l, kink = f.depth - 1, f.activation.kinks[-1]
-    t, known = trace(f.network, f.layout, point, args), witness.at(point)
+    t = trace(f.network, f.layout, point, args)._replace(l2=f.traces[0].l2)
     right = f.predict_from(t, Steps())
     got = [leaf.astype(np.float64).reshape(r.shape) for leaf, r in zip(gradient, right, strict=True)]
-    allowed = [10 * tolerance(dtype) * largest(r) for dtype, r in zip(f.evidence.dtypes, right, strict=True)]
-    off = [largest(g - r) for g, r in zip(got, right, strict=True)]
-    wrong = [i for i in range(len(got)) if off[i] > allowed[i]]
-    if not wrong or (known is not None and all(largest(got[i] - known.gradient[i]) <= allowed[i] for i in wrong)):
-        return {}
-    for side in (1.0, 0.5, -1.0):  # from the right, half-way, from the left
+
+    def near(other: Leaves) -> bool:
+        allowed = [10 * tolerance(dtype) * largest(o) for dtype, o in zip(f.evidence.dtypes, other, strict=True)]
+        return all(largest(g - o) <= limit for g, o, limit in zip(got, other, allowed, strict=True))
+
+    for side in () if near(right) else (1.0, 0.5, -1.0):  # from the right, half-way, from the left
         slope = one_sided(f, t.z[l], side)
-        other = f.predict_from(t, Steps(slope=lambda t, m: slope if m == l else t.slopes[m]))  # noqa: B023
-        limits = [10 * tolerance(dtype) * largest(o) for dtype, o in zip(f.evidence.dtypes, other, strict=True)]
-        if all(largest(got[i] - other[i]) <= limits[i] for i in wrong):
+        if near(f.predict_from(t, Steps(slope=lambda t, m: slope if m == l else t.slopes[m]))):  # noqa: B023
             facts = {"z": f"z^{l}", "kink": number(kink), "f": f.activation.name}
-            sentence = AT_KINK.format(**facts, wrong=number(slope[0, 0]), right=number(t.slopes[l][0, 0]))
-            return {i: (relative_error(got[i], right[i]), Diagnosis("slope_at_kink", sentence, 1.0)) for i in wrong}
-    return {}
+            return [AT_KINK.format(**facts, wrong=number(slope[0, 0]), right=number(t.slopes[l][0, 0]))]
+    return []
 
 
 def one_sided(f: Family, z: np.ndarray, side: float) -> np.ndarray:

@@ -5,7 +5,7 @@ it by hand is another function in the place of one of the steps.
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -16,11 +16,20 @@ import numpy as np
 
 from jaxbackprop._checks import check_real
 from jaxbackprop.activations import Activation, get_activation
-from jaxbackprop.auditing.hypotheses import is_bias
+from jaxbackprop.auditing.mistakes.general import is_bias
 from jaxbackprop.auditing.points import Leaves, Structure
 from jaxbackprop.devices import quick_options
 from jaxbackprop.losses import Objective, get_objective
 from jaxbackprop.oracle import float64
+
+REDUCTIONS = ("mean", "sum", None)
+
+
+def check_reduction(value: str | None) -> str | None:
+    """**Raises:** `ValueError` if it is none of "mean", "sum" and None."""
+    if value not in REDUCTIONS:
+        raise ValueError(f'reduction={value!r} must be "mean", "sum", or None, which finds it out')
+    return value
 
 
 @dataclass(frozen=True)
@@ -30,6 +39,7 @@ class Network:
     - `activation`: of the hidden layers.
     - `objective`: "softmax", "sigmoid" or "squared".
     - `l2`: the strength of the penalty l2/2 * sum(W^2).
+    - `reduction`: whether the loss is the "mean" or the "sum" over the samples; None: found out by the loss itself.
     - `samples_first`: whether X is (samples, features) and a weight (in, out), as in most NumPy code; otherwise x is
       [features, samples] and a weight [out, in], as in the document.
 
@@ -40,8 +50,10 @@ class Network:
     objective: str | Objective = "softmax"
     l2: float | int = 0.0
     samples_first: bool = False
+    reduction: str | None = None
 
     def __post_init__(self) -> None:
+        check_reduction(self.reduction)
         get_activation(self.activation)
         get_objective(self.objective)
         check_real("l2", self.l2, 0)
@@ -193,24 +205,26 @@ class Steps(NamedTuple):
     - `through`: dL/da^l from dL/dz^(l+1), which is `e`, and dL/dW^(l+1).
     - `slope`: f'(z^l).
     - `seen`: a^(l-1), what layer l multiplies.
-    - `summed`: the sum over the samples, for a bias.
+    - `formed`: the error that dL/dW^l is formed with; `errors[m]` is dL/dz^m, of every layer from l on.
+    - `summed`: the sum over the samples that is dL/db^l.
     """
 
     error: Callable[[Trace], np.ndarray] = lambda t: (t.a[-1] - t.y) / t.samples
     through: Callable[[Trace, int, np.ndarray, np.ndarray], np.ndarray] = lambda t, l, e, dW: t.weights[l + 1].T @ e
     slope: Callable[[Trace, int], np.ndarray] = lambda t, l: t.slopes[l]
     seen: Callable[[Trace, int], np.ndarray] = lambda t, l: t.a[l - 1]
-    summed: Callable[[Trace, np.ndarray], np.ndarray] = lambda t, e: e.sum(axis=1)
+    formed: Callable[[Trace, int, Mapping[int, np.ndarray]], np.ndarray] = lambda t, l, errors: errors[l]
+    summed: Callable[[Trace, int, Mapping[int, np.ndarray]], np.ndarray] = lambda t, l, errors: errors[l].sum(axis=1)
 
 
 def backward(t: Trace, steps: Steps = Steps()) -> list[tuple[np.ndarray, np.ndarray]]:  # noqa: B008
     """dL/dW^l and dL/db^l of every layer, with the given steps."""
-    e, gradient = steps.error(t), []
+    errors, gradient = {t.depth: steps.error(t)}, []
     for l in range(t.depth, 0, -1):
-        by_weight = e @ steps.seen(t, l).T + t.l2 * t.weights[l]
-        gradient.append((by_weight, steps.summed(t, e)))
+        by_weight = steps.formed(t, l, errors) @ steps.seen(t, l).T + t.l2 * t.weights[l]
+        gradient.append((by_weight, steps.summed(t, l, errors)))
         if l > 1:
-            e = steps.through(t, l - 1, e, by_weight) * steps.slope(t, l - 1)
+            errors[l - 1] = steps.through(t, l - 1, errors[l], by_weight) * steps.slope(t, l - 1)
     return gradient[::-1]
 
 

@@ -1,7 +1,7 @@
 """What an audit hands back: one finding a leaf, a table to read, and the mistakes in sentences."""
 
 import html
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -16,6 +16,8 @@ class Finding:
     - `diagnosis`: the code of the mistake; None if the leaf is right, or wrong in a way that is not known.
     - `explanation`: a sentence; empty if there is nothing to say.
     - `explained`: the share of the difference that the diagnosis explains.
+    - `got`, `right`: the gradient handed in and the right one, at the first of the points where they differ most; None
+      where their shapes differ.
     """
 
     path: str
@@ -25,6 +27,8 @@ class Finding:
     diagnosis: str | None = None
     explanation: str = ""
     explained: float | None = None
+    got: np.ndarray | None = field(default=None, compare=False, repr=False)
+    right: np.ndarray | None = field(default=None, compare=False, repr=False)
 
     @property
     def verdict(self) -> str:
@@ -33,12 +37,16 @@ class Finding:
 
 @dataclass(frozen=True)
 class Report:
-    """The outcome of `audit`; print it to read it."""
+    """The outcome of `audit`; print it to read it.
+
+    `convention` says what the gradient is right as, where that is not simply the gradient of the loss.
+    """
 
     findings: tuple[Finding, ...]
     witness: str
     points: int
     notes: tuple[str, ...] = ()
+    convention: str = ""
 
     @property
     def ok(self) -> bool:
@@ -61,7 +69,7 @@ class Report:
     def headline(self) -> str:
         wrong, leaves = sum(not finding.ok for finding in self.findings), len(self.findings)
         if not wrong:
-            return "The gradient is right."
+            return f"The gradient is right{self.convention and f', as {self.convention}'}."
         if wrong == leaves:
             return f"The gradient is wrong in all {leaves} leaves." if leaves > 1 else "The gradient is wrong."
         return f"The gradient is wrong in {wrong} of {leaves} leaves."

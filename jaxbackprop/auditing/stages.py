@@ -15,10 +15,8 @@ import numpy as np
 
 from jaxbackprop._checks import check_integer
 from jaxbackprop.activations import get_activation
-from jaxbackprop.auditing.layered import Layout, Network, Trace, elementwise, find_layers, predicted, trace
-from jaxbackprop.auditing.points import Leaves, copied, describe, draw_point, given_point
-from jaxbackprop.auditing.report import StageFinding, StageReport, listed
-from jaxbackprop.auditing.stage_mistakes import (
+from jaxbackprop.auditing.layered import Layout, Network, Trace, backward, elementwise, find_layers, predicted, trace
+from jaxbackprop.auditing.mistakes.stagewise import (
     Wrong,
     activation_mistakes,
     affine_mistakes,
@@ -28,6 +26,8 @@ from jaxbackprop.auditing.stage_mistakes import (
     output_mistakes,
     weight_gradient_mistakes,
 )
+from jaxbackprop.auditing.points import Leaves, copied, describe, draw_point, given_point
+from jaxbackprop.auditing.report import StageFinding, StageReport, listed
 from jaxbackprop.devices import quick_options
 from jaxbackprop.losses import mean_loss
 from jaxbackprop.oracle import float64
@@ -156,9 +156,28 @@ def read_stages(values: Mapping[str, Any], t: Trace, layout: Layout) -> dict[str
     if last is not None and last.shape == right.shape and t.samples > 1:
         without_mean = abs(np.sum(last * right)) > 0.5 * t.samples * np.sum(right * right)  # the document's delta
         read |= {name: value / t.samples for name, value in read.items() if name.startswith("dz") and without_mean}
+    read |= without_the_sum(read, t)
     order = [f"{kind}{l}" for l in range(1, t.depth + 1) for kind in "za"]
     order += [f"{kind}{l}" for l in range(t.depth, 0, -1) for kind in ("dz", "dW", "db")]
     return {name: read[name] for name in order if name in read}
+
+
+def without_the_sum(read: Mapping[str, np.ndarray], t: Trace) -> dict[str, np.ndarray]:
+    """The gradients divided by N, if most of them are those of the sum over the samples: a convention, no mistake.
+
+    They are compared with what follows from the person's own errors, where these are told.
+    """
+    gradients, summed = {}, []
+    for l, (by_weight, by_bias) in enumerate(backward(t._replace(l2=0.0)), start=1):
+        error = read.get(f"dz{l}", np.empty(0))
+        if error.shape == t.z[l].shape:
+            by_weight, by_bias = error @ usable(read.get(f"a{l - 1}"), t.a[l - 1]).T, error.sum(axis=1)
+        for name, right, penalty in ((f"dW{l}", by_weight, t.l2 * t.weights[l]), (f"db{l}", by_bias, 0.0)):
+            if name in read and read[name].shape == right.shape:
+                data = read[name] - penalty
+                summed.append(abs(np.sum(data * right)) > np.sqrt(t.samples) * np.sum(right * right))
+                gradients[name] = data / t.samples + penalty
+    return gradients if t.samples > 1 and 2 * sum(summed) > len(summed) else {}
 
 
 def follow(

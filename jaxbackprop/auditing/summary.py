@@ -28,7 +28,6 @@ IN_GENERAL = {
     "slope_is_a": "a stands in the place of the derivative of the activation",
     "slope_is_1_minus_a": "1 - a stands in the place of the derivative of the activation",
     "slope_twice": "the derivative of the activation is multiplied in twice",
-    "slope_at_kink": "the derivative of the activation takes the other branch exactly at its kink",
     "shape": "it has another shape than the parameters",
     "not_summed": "it is not summed over the samples",
     "transposed": "it is transposed",
@@ -79,7 +78,8 @@ class NetworkReport:
         """The summary, and the mistakes that it names."""
         right, wrong = [o for o in self.outcomes if o.ok], [o for o in self.outcomes if not o.ok]
         if not wrong:
-            return f"Right in all {len(right)} cases.", []
+            summed = any(o.report is not None and "sum" in o.report.convention for o in right)
+            return f"Right in all {len(right)} cases{', as the gradient of the sum over the samples' * summed}.", []
         if not right:
             return f"Wrong in all {len(wrong)} cases: {', or '.join(usual(wrong))}.", usual(wrong)
         attribute = separating(self.outcomes)

@@ -17,6 +17,8 @@ import numpy as np
 
 from jaxbackprop.auditing.differences import Slope, differentiate
 from jaxbackprop.auditing.points import Leaves, Structure, given_point, in_double, root_mean_square
+from jaxbackprop.auditing.refusals import AuditError
+from jaxbackprop.auditing.refusals import call as guarded
 from jaxbackprop.devices import quick_options
 from jaxbackprop.oracle import float64
 
@@ -54,13 +56,21 @@ class Witness:
 
 
 def autodiff(
-    loss_fn: Callable[..., Any], structure: Structure, args: Sequence[Any], *, compiled: bool = True
+    loss_fn: Callable[..., Any],
+    structure: Structure,
+    args: Sequence[Any],
+    *,
+    compiled: bool = True,
+    slopes: bool = True,
 ) -> ValueAndGrad:
-    """The loss and its `jax.grad` as a function of a point of NumPy arrays, whose types are kept."""
+    """The loss and its `jax.grad` as a function of a point of NumPy arrays, whose types are kept.
+
+    Without `slopes` the loss alone, which is compiled sooner.
+    """
     leaves, args_tree = jax.tree.flatten(tuple(args))
     arrays = [leaf for leaf in leaves if isinstance(leaf, jax.Array | np.ndarray)]
     static = tuple(None if isinstance(leaf, jax.Array | np.ndarray) else leaf for leaf in leaves)
-    parts = (loss_fn, structure.treedef, args_tree, static, compiled)
+    parts = (loss_fn, structure.treedef, args_tree, static, compiled, slopes)
     once = compiled and hasattr(loss_fn, "lower") and all(isinstance(part, Hashable) for part in (loss_fn, *static))
     program = (compiled_once if once else make_program)(*parts)
 
@@ -72,7 +82,9 @@ def autodiff(
     return at
 
 
-def make_program(loss_fn: Callable, treedef: Any, args_tree: Any, static: tuple, compiled: bool) -> Callable:
+def make_program(
+    loss_fn: Callable, treedef: Any, args_tree: Any, static: tuple, compiled: bool, slopes: bool
+) -> Callable:
     """`jax.value_and_grad` of the loss by the leaves of its parameters; `static` has None for its array arguments."""
 
     def whole(leaves: Sequence[Any], arrays: Sequence[Any]) -> jax.Array:
@@ -80,7 +92,7 @@ def make_program(loss_fn: Callable, treedef: Any, args_tree: Any, static: tuple,
         args = jax.tree.unflatten(args_tree, [next(rest) if leaf is None else leaf for leaf in static])
         return loss_fn(jax.tree.unflatten(treedef, leaves), *args)
 
-    program = jax.value_and_grad(whole)
+    program = jax.value_and_grad(whole) if slopes else lambda leaves, arrays: (whole(leaves, arrays), [])
     return jax.jit(program, compiler_options=quick_options()) if compiled else program
 
 
@@ -98,10 +110,41 @@ def plain_loss(loss_fn: Callable[..., Any], structure: Structure, args: Sequence
         with float64():
             value = loss_fn(structure.like_the_users(point, double=True), *args)
         if np.size(value) != 1:
-            raise ValueError(f"loss_fn must return one number, got an array of shape {np.shape(value)}")
+            raise AuditError(f"loss_fn must return one number, got an array of shape {np.shape(value)}")
         return float(np.asarray(value).reshape(()))
 
     return at
+
+
+def own_pullback(
+    function: Callable[..., Any], args: Sequence[Any], places: Sequence[int]
+) -> Callable[[Sequence[Any], Any], tuple[Any, ...]]:
+    """What `jax.vjp` makes of a cotangent by the function's own rule, for the arguments in the given places."""
+
+    def pull(arrays: Sequence[Any], dout: Any) -> tuple[Any, ...]:
+        def of(*arrays: Any) -> Any:
+            whole = list(args)
+            for place, array in zip(places, arrays, strict=False):
+                whole[place] = array
+            return function(*whole)
+
+        out, back = jax.vjp(of, *map(jnp.asarray, arrays))
+        return back(jax.tree.map(lambda d, o: jnp.asarray(d, o.dtype), dout, out))
+
+    return pull
+
+
+def loss_of_args(loss_fn: Callable[..., Any], structure: Structure) -> Callable[..., float]:
+    """The loss at the user's own parameters as a function of its other arguments, compiled if it can be."""
+
+    def of(*args: Any) -> float:
+        wide = in_double(args)
+        try:
+            return autodiff(loss_fn, structure, wide, slopes=False)(given_point(structure))[0]
+        except Exception:  # as in `make_witness`
+            return plain_loss(loss_fn, structure, wide)(given_point(structure))
+
+    return of
 
 
 def make_witness(
@@ -129,7 +172,7 @@ def make_witness(
         loss = lambda point: value_and_grad(point)[0]  # noqa: B023, E731  it is compiled
         notes = (NOT_THE_SLOPE,)
         break
-    check_value(loss(center))
+    check_value(guarded("loss_fn", loss, center))
     if loss(center) != loss(center):
         raise ValueError("loss_fn gave two values at the same params: fix its random numbers before it is audited")
     return Witness(DIFFERENCES, partial(by_differences, loss, seed=seed), notes=notes)

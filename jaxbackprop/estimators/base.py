@@ -19,10 +19,11 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 from jaxbackprop.activations import ACTIVATIONS
 from jaxbackprop.estimators.inference import outputs
 from jaxbackprop.estimators.trainer import Schedule, Trained, Warm, train_networks
+from jaxbackprop.losses import get_objective
 from jaxbackprop.network import Layer, Params
 from jaxbackprop.sweeps.grid import Trial
-from jaxbackprop.sweeps.program import Part, Stopping
-from jaxbackprop.sweeps.splits import Problem
+from jaxbackprop.sweeps.program import Stopping
+from jaxbackprop.sweeps.splits import Index, Splits, make_data
 
 ALIASES = {"logistic": "sigmoid"}  # scikit-learn's name, and the document's
 SEEDS = 2**31 - 1
@@ -172,28 +173,27 @@ class BaseBackprop(BaseEstimator):
         return Schedule(
             epochs,
             "score" if self.early_stopping else "train",
-            Stopping(int(patience), float(self.tol)),
+            Stopping(int(patience), float(self.tol), strict=False),
             seed if self.shuffle else None,
         )
 
-    def _hold_out(self, samples: Samples, seed: int) -> tuple[Samples, Samples]:
-        """Samples to train on, and those that early stopping looks at."""
-        X, y, weights = samples
+    def _hold_out(self, samples: Samples, seed: int) -> tuple[Index, Index]:
+        """Which samples to train on, and which early stopping looks at."""
+        y, every = samples.y, np.arange(len(samples.X))
         if not self.early_stopping:
-            return samples, Samples(X[:0], y[:0], None if weights is None else weights[:0])
+            return every, every[:0]
         stratify = y if is_classifier(self) and (y.shape[1] == 1 or self._objective() == "softmax") else None
-        parts = train_test_split(
-            *(a for a in samples if a is not None),
+        train, held_out = train_test_split(
+            every,
             random_state=seed,
             test_size=self.validation_fraction,
             stratify=None if stratify is None else stratify @ np.arange(1, y.shape[1] + 1),
         )
-        if len(parts[1]) < 2:
+        if len(held_out) < 2:
             raise ValueError(
                 "The validation set is too small. Increase 'validation_fraction' or the size of your dataset."
             )
-        none = (None,) * (weights is None)
-        return Samples(*parts[::2], *none), Samples(*parts[1::2], *none)
+        return train, held_out
 
     def _fit(self, X: Any, y: Any, sample_weight: Any, *, incremental: bool) -> Any:
         restart = not hasattr(self, "coefs_") or not (self.warm_start or incremental)
@@ -203,7 +203,7 @@ class BaseBackprop(BaseEstimator):
             raise ValueError("partial_fit does not support early_stopping=True")
         seed = draw_seed(self.random_state)
         train, held_out = self._hold_out(samples, seed)
-        if not isinstance(self.batch_size, str) and self.batch_size > len(train.X):
+        if not isinstance(self.batch_size, str) and self.batch_size > len(train):
             warnings.warn("Got `batch_size` larger than sample size. It is going to be clipped", stacklevel=3)
         epochs = 1 if incremental else self.max_iter
         warm = None
@@ -212,13 +212,13 @@ class BaseBackprop(BaseEstimator):
             state = getattr(self, "_optimizer_state", None) if incremental else None
             warm = Warm(to_params(self.coefs_, self.intercepts_), state, best)
         trained = train_networks(
-            [self._trial(seed, len(train.X))],
-            make_problem([train], [held_out], self._objective()),
+            [self._trial(seed, len(train))],
+            make_splits([samples], [(train, held_out)], self._objective()),
             self._schedule(seed, epochs),
             warm=warm,
             report=self._report(restart),
         )
-        self._take(trained, train, restart)
+        self._take(trained, len(train), restart)
         if trained.interrupted:
             warnings.warn("Training interrupted by user.", stacklevel=3)
         elif self.n_iter_ == epochs and not incremental:
@@ -243,14 +243,14 @@ class BaseBackprop(BaseEstimator):
 
         return report
 
-    def _take(self, trained: Trained, train: Samples, restart: bool) -> None:
+    def _take(self, trained: Trained, samples: int, restart: bool) -> None:
         """The attributes that scikit-learn's estimators have after `fit`."""
         assert trained.curve is not None
         losses, scores = (line.tolist() for line in trained.curve)
         self.loss_curve_ = losses if restart else self.loss_curve_ + losses
         self.loss_ = losses[-1]
         self.n_iter_ = len(losses)
-        self.t_ = (0 if restart else self.t_) + self.n_iter_ * len(train.X)
+        self.t_ = (0 if restart else self.t_) + self.n_iter_ * samples
         if self.early_stopping:
             earlier = None if restart else self.validation_scores_
             self.validation_scores_ = (earlier or []) + scores
@@ -259,8 +259,8 @@ class BaseBackprop(BaseEstimator):
         else:
             self.best_loss_ = min(self.loss_curve_)
             self.validation_scores_ = self.best_validation_score_ = None
-        self._optimizer_state = trained.optimizer
-        self._set_network(jax.tree.map(lambda a: a[0], trained.params[0]))
+        self._optimizer_state = jax.tree.map(lambda a: a[0].copy(), trained.book.kinds[0].optimizer)
+        self._set_network(trained.book.params(0))
 
     def _set_network(self, params: Params) -> None:
         """Take over trained parameters.
@@ -304,23 +304,26 @@ def to_params(coefs: Sequence[np.ndarray], intercepts: Sequence[np.ndarray]) -> 
     return tuple(make(coef.T, intercept) for coef, intercept in zip(coefs, intercepts, strict=True))
 
 
-def make_problem(train: Sequence[Samples], held_out: Sequence[Samples], objective: str) -> Problem:
-    """The engine's arrays: features first, one split each, the smaller splits filled up with samples of weight 0."""
-    first, second = stack(train), stack(held_out)
-    sizes = tuple(len(s.X) for s in train), tuple(len(s.X) for s in held_out)
-    return Problem(first, second, *sizes, objective, None)
+def make_splits(samples: Sequence[Samples], parts: Sequence[tuple[Index, Index]], objective: str) -> Splits:
+    """The engine's data: features first, and for each split the samples to train on and those to hold out.
 
-
-def stack(splits: Sequence[Samples]) -> Part:
-    """The samples of each split, [splits, features, samples]."""
-    most = max(len(s.X) for s in splits)
-    dtype = splits[0].X.dtype
-    x: Any = np.zeros((len(splits), splits[0].X.shape[1], most), dtype)
-    y: Any = np.zeros((len(splits), splits[0].y.shape[1], most), dtype)
-    weights: Any = np.zeros((len(splits), most), dtype)
-    for k, split in enumerate(splits):
-        size = len(split.X)
-        x[k, :, :size], y[k, :, :size] = split.X.T, split.y.T
-        weights[k, :size] = 1 if split.weights is None else split.weights
-    alike = all(split.weights is None and len(split.X) == most for split in splits)
-    return Part(x, y, None if alike else weights)
+    **Arguments:** `samples`, one for all splits, or one for each; `parts`, positions in them.
+    """
+    sizes = np.cumsum([0, *(len(s.X) for s in samples)])
+    offsets = sizes[:-1] if len(samples) > 1 else np.zeros(len(parts), int)
+    weighted = any(s.weights is not None for s in samples)
+    weights = [np.ones(len(s.X), s.X.dtype) if s.weights is None else s.weights for s in samples] if weighted else []
+    train, held_out = ([o + part[k] for o, part in zip(offsets, parts, strict=True)] for k in (0, 1))
+    return Splits(
+        make_data(
+            np.concatenate([s.X.T for s in samples], axis=1),
+            np.concatenate([s.y.T for s in samples], axis=1),
+            np.concatenate(weights) if weighted else None,
+            train,
+            held_out,
+        ),
+        tuple(map(len, train)),
+        tuple(map(len, held_out)),
+        get_objective(objective),
+        objective,
+    )

@@ -1,11 +1,14 @@
 """Trains and scores the candidates of a search on all folds, in as few jobs of the grid engine as can be."""
 
+import contextlib
 import copy
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from sklearn.base import clone
 from sklearn.model_selection import cross_validate
@@ -14,11 +17,13 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils import _safe_indexing
 from sklearn.utils.metaestimators import _safe_split
 
-from jaxbackprop.estimators.base import BaseBackprop, Samples, make_problem
+from jaxbackprop.estimators.base import BaseBackprop, Samples, make_splits
 from jaxbackprop.estimators.candidates import Candidate, Group, final_step, group_candidates, split_into_jobs
 from jaxbackprop.estimators.scores import encode, usual, usual_scores
-from jaxbackprop.estimators.trainer import Trained, train_networks
-from jaxbackprop.network import Layer, Params
+from jaxbackprop.estimators.trainer import train_networks
+from jaxbackprop.network import Params
+from jaxbackprop.sweeps.splits import Index
+from jaxbackprop.sweeps.state import Book
 
 Row = dict[str, Any]  # what scikit-learn's searches note of one candidate on one fold
 
@@ -36,25 +41,44 @@ class Search(NamedTuple):
     score_weights: Any
     error_score: Any
     return_train_score: bool
+    memory_budget: int
 
 
-class Fold(NamedTuple):
-    """One split of the data behind the steps before the network; `whole` is what was there before them."""
+@dataclass(frozen=True, eq=False)
+class Fold:
+    """One split of the data behind the steps before the network.
 
+    `before` holds the parts of X as they come out of these steps; where there are none, parts are taken out of the
+    search's own X when they are needed.
+    """
+
+    search: Search
     number: int
     steps: Any
-    train: tuple[Any, Any, Any]
-    test: tuple[Any, Any, Any]
-    whole: dict[str, tuple[Any, Any]]
+    before: Mapping[str, Any]
+
+    def index(self, part: str) -> np.ndarray:
+        """Positions of the samples of a part, "train" or "test"."""
+        return np.asarray(self.search.splits[self.number][0 if part == "train" else 1])
+
+    def whole(self, part: str) -> tuple[Any, Any]:
+        """X and y of a part, before any step."""
+        search, train = self.search, self.index("train")
+        return _safe_split(search.estimator, search.X, search.y, self.index(part), None if part == "train" else train)
+
+    def samples(self, part: str) -> tuple[Any, Any]:
+        """X and y of a part, as the network sees them."""
+        X, y = self.whole(part)
+        return self.before.get(part, X), y
 
 
 class Ready(NamedTuple):
-    """A fold, a network that knows its classes, and the samples to train on and to stop by."""
+    """A fold, a network that knows its classes, its samples, and which of them to train on and to stop by."""
 
     fold: Fold
     template: BaseBackprop
-    train: Samples
-    held_out: Samples
+    samples: Samples
+    parts: tuple[Index, Index]
 
 
 def evaluate(search: Search, candidates: Mapping[int, Mapping[str, Any]]) -> dict[tuple[int, int], Row]:
@@ -90,53 +114,83 @@ def _failure(search: Search, fold: int, error: Exception) -> Row:
 
 def _fold(search: Search, group: Group, number: int) -> Fold:
     """Fit the steps before the network on the training part of one split."""
-    train, test = search.splits[number]
-    X_train, y_train = _safe_split(search.estimator, search.X, search.y, train)
-    X_test, y_test = _safe_split(search.estimator, search.X, search.y, test, train)
-    weights = None if search.weights is None else _safe_indexing(search.weights, train)
-    scored = [None if search.score_weights is None else _safe_indexing(search.score_weights, k) for k in (train, test)]
-    whole = {"train": (X_train, scored[0]), "test": (X_test, scored[1])}
-    steps = None
-    if isinstance(search.estimator, Pipeline) and len(search.estimator.steps) > 1:
-        steps = clone(search.estimator[:-1]).set_params(**group.before)
-        X_train, X_test = steps.fit_transform(X_train, y_train), steps.transform(X_test)
-    return Fold(number, steps, (X_train, y_train, weights), (X_test, y_test, None), whole)
+    bare = Fold(search, number, None, {})
+    if not isinstance(search.estimator, Pipeline) or len(search.estimator.steps) == 1:
+        return bare
+    steps = clone(search.estimator[:-1]).set_params(**group.before)
+    before = {"train": steps.fit_transform(*bare.whole("train")), "test": steps.transform(bare.whole("test")[0])}
+    return Fold(search, number, steps, before)
+
+
+def _ready(search: Search, candidate: Candidate, folds: Sequence[Fold]) -> tuple[list[Ready], dict[int, ValueError]]:
+    """Check the samples of each fold, and what is wrong with the others.
+
+    Without steps before the network, and without weights that each fold would set otherwise, all folds share one copy
+    of the samples.
+    """
+    shared = None
+    if all(fold.steps is None for fold in folds) and getattr(candidate.network, "class_weight", None) is None:
+        # If it fails, each fold says what is wrong with its own samples.
+        with contextlib.suppress(ValueError):
+            template = clone(candidate.network)
+            shared = template._check_samples(search.X, search.y, search.weights, restart=True), template
+    ready, wrong = [], {}
+    for fold in folds:
+        template, index = clone(candidate.network), fold.index("train")
+        try:
+            if shared is None:
+                weights = None if search.weights is None else _safe_indexing(search.weights, index)
+                own = template._check_samples(*fold.samples("train"), weights, restart=True)
+                parts = template._hold_out(own, candidate.seed)
+                ready.append(Ready(fold, template, own, parts))
+                continue
+            template = copy.copy(shared[1])
+            # A fold may lack a class: its network knows those that it has seen.
+            y = template._check_targets(_safe_indexing(np.asarray(search.y), index), restart=True)
+            if y.shape[1] != shared[0].y.shape[1]:
+                every = shared[0]._replace(X=shared[0].X[index], y=y.astype(shared[0].y.dtype))
+                own = every._replace(weights=None if every.weights is None else every.weights[index])
+                ready.append(Ready(fold, template, own, template._hold_out(own, candidate.seed)))
+                continue
+            train, held_out = template._hold_out(Samples(index, y, None), candidate.seed)
+            ready.append(Ready(fold, template, shared[0], (index[train], index[held_out])))
+        except ValueError as error:
+            wrong[fold.number] = error
+    return ready, wrong
 
 
 def _run_job(search: Search, job: Sequence[Candidate], folds: Sequence[Fold]) -> dict[tuple[int, int], Row]:
     """Train and score candidates that share a job, on all folds whose arrays have the same shape."""
-    rows: dict[tuple[int, int], Row] = {}
+    found, wrong = _ready(search, job[0], folds)
+    rows: dict[tuple[int, int], Row] = {
+        (c.number, number): _failure(search, number, error) for number, error in wrong.items() for c in job
+    }
     alike: dict[tuple, list[Ready]] = defaultdict(list)
-    for fold in folds:
-        template = clone(job[0].network)
-        try:
-            samples = template._check_samples(*fold.train, restart=True)
-            train, held_out = template._hold_out(samples, job[0].seed)
-        except ValueError as error:
-            rows |= {(c.number, fold.number): _failure(search, fold.number, error) for c in job}
-            continue
+    for one in found:
         # A fold may lack a class, and a step before the network may keep other features of it.
-        shape = (samples.X.shape[1], samples.y.shape[1], template._objective())
-        alike[shape].append(Ready(fold, template, train, held_out))
+        alike[one.samples.X.shape[1], one.samples.y.shape[1], one.template._objective()].append(one)
     for (_, _, objective), ready in alike.items():
         start = time.perf_counter()
-        problem = make_problem([r.train for r in ready], [r.held_out for r in ready], objective)
-        trials = [c.network._trial(c.seed, max(problem.train_sizes)) for c in job]
+        distinct = list({id(r.samples): r.samples for r in ready}.values())
+        samples = distinct if len(distinct) == 1 else [r.samples for r in ready]
+        splits = make_splits(samples, [r.parts for r in ready], objective)
+        trials = [c.network._trial(c.seed, max(splits.train_sizes)) for c in job]
         schedule = job[0].network._schedule(job[0].seed, job[0].network.max_iter)
         if not job[0].network.early_stopping and job[0].network.n_iter_no_change >= job[0].network.max_iter:
             schedule = schedule._replace(monitor=None)  # nothing can stop before the last epoch
-        trained = train_networks(trials, problem, schedule)
+        trained = train_networks(trials, splits, schedule, memory_budget=search.memory_budget)
         seconds = (time.perf_counter() - start) / (len(job) * len(ready))
-        for key, row in _score_all(search, job, ready, trained).items():
+        for key, row in _score_all(search, job, ready, trained.book).items():
             rows[key] = {"fit_time": seconds, **row}
     return rows
 
 
 def _score_all(
-    search: Search, job: Sequence[Candidate], ready: Sequence[Ready], trained: Trained
+    search: Search, job: Sequence[Candidate], ready: Sequence[Ready], book: Book
 ) -> dict[tuple[int, int], Row]:
     rows: dict[tuple[int, int], Row] = {}
-    for numbers, params in zip(trained.networks, trained.params, strict=True):
+    for kind in book.kinds:
+        numbers, params = kind.networks, kind.kept
         finite = np.all([np.isfinite(a).reshape(len(a), -1).all(axis=1) for layer in params for a in layer], axis=0)
         names = np.array([job[n // len(ready)].network._trial(0, 1).activation for n in numbers])
         for k, now in enumerate(ready):
@@ -144,7 +198,7 @@ def _score_all(
             for name in np.unique(names[here]):
                 chosen = np.flatnonzero(here & (names == name))
                 members = [job[n // len(ready)] for n in numbers[chosen]]
-                new = _score_stack(search, now, members, params, chosen, name, trained.epochs[numbers[chosen]])
+                new = _score_stack(search, now, members, params, chosen, name, book.epoch[numbers[chosen]])
                 for candidate, ok, row in zip(members, finite[chosen], new, strict=True):
                     if not ok:
                         row = _failure(search, now.fold.number, ValueError("Training diverged to non-finite weights."))
@@ -162,10 +216,11 @@ def _score_stack(
     epochs: np.ndarray,
 ) -> list[Row]:
     """Score networks of one program on one fold; all of them have the same activation."""
-    parts = {"test": now.fold.test, **({"train": now.fold.train} if search.return_train_score else {})}
+    parts = ("test", "train") if search.return_train_score else ("test",)
     start = time.perf_counter()
     scores: dict[str, Any] = {}
-    for part, (X, y, _) in parts.items():
+    for part in parts:
+        X, y = now.fold.samples(part)
         y_codes = encode(now.template, y) if _is_usual(search, now) else None
         if y_codes is not None:
             checked = now.template._check_X(X)
@@ -193,13 +248,8 @@ def _is_usual(search: Search, now: Ready) -> bool:
 def _fitted(now: Ready, candidate: Candidate, params: Params, place: int, epochs: int) -> BaseBackprop | None:
     """A candidate's trained network, as `fit` would have left it but for the loss curve; None if it diverged."""
     fitted = copy.copy(now.template).set_params(**candidate.network.get_params(deep=False))
-    widths = (now.train.X.shape[1], *fitted._hidden(), now.train.y.shape[1])
-    layers = [
-        Layer(weight[place, :m, :n], bias[place, :m])
-        for (weight, bias), n, m in zip(params, widths, widths[1:], strict=False)
-    ]
     try:
-        fitted._set_network(tuple(layers))
+        fitted._set_network(jax.tree.map(lambda a: a[place], params))
     except ValueError:
         return None
     fitted.n_iter_ = epochs
@@ -210,7 +260,8 @@ def _score_one(search: Search, now: Ready, part: str, X: Any, y: Any, network: B
     """A scorer by name sees what the network predicts; a callable gets the whole pipeline and the data as they were."""
     if network is None:
         return np.nan
-    whole, weights = now.fold.whole[part]
+    whole = now.fold.whole(part)[0]
+    weights = None if search.score_weights is None else _safe_indexing(search.score_weights, now.fold.index(part))
     if callable(search.scoring) and isinstance(search.estimator, Pipeline):
         name = final_step(search.estimator)[0].removesuffix("__")
         before = [] if now.fold.steps is None else now.fold.steps.steps

@@ -24,7 +24,7 @@ def glorot_start(seed: int, sizes: Sequence[int], activation: str, dtype: Any) -
     return tuple(layers)
 
 
-def glorot_starts(members: Sequence[Trial], padded: Sequence[int], dtype: Any) -> Params:
+def glorot_starts(members: Sequence[Trial], padded: tuple[int, ...], *, dtype: Any) -> Params:
     """The starts of many networks, stacked, and filled up with zeros to the layer sizes `padded`."""
     features, *_, outputs = padded
     keys = [(trial.seed, trial.hidden, trial.activation == "sigmoid") for trial in members]

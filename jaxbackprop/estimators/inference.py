@@ -30,7 +30,7 @@ FUNCTIONS: dict[str, Callable[[Values], Values]] = {
     "silu": lambda z: z * expit(z),
     "gelu": lambda z: z * (1 + erf(z * z.dtype.type(np.sqrt(0.5)))) / 2,
     "mish": lambda z: z * np.tanh(np.logaddexp(z, z.dtype.type(0))),
-    "hardshrink": lambda z: np.where(np.abs(z) > SHRINK, z, 0),
+    "hardshrink": lambda z: np.where(np.abs(z) <= SHRINK, 0, z),
 }
 
 

@@ -9,7 +9,6 @@ Nothing in the file is run: arrays are read as bytes, the rest as JSON.
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
@@ -25,7 +24,8 @@ from sklearn.utils.validation import check_is_fitted
 from jaxbackprop.estimators.base import BaseBackprop, to_params
 from jaxbackprop.estimators.classifier import BackpropClassifier
 from jaxbackprop.estimators.regressor import BackpropRegressor
-from jaxbackprop.optimizers import OPTIMIZERS
+from jaxbackprop.files import whole_file
+from jaxbackprop.optimizers import get_optimizer
 
 FORMAT = 1
 KEY = "jaxbackprop"
@@ -37,7 +37,7 @@ FITTED = (
 
 
 def save(estimator: BaseBackprop, path: str | Path) -> Path:
-    """Write a trained estimator to one file, whole or not at all: under another name first, then renamed.
+    """Write a trained estimator to one file, whole or not at all.
 
     **Arguments:** `estimator`, a fitted `BackpropClassifier` or `BackpropRegressor`; `path`, ending in `.safetensors`.
 
@@ -76,16 +76,8 @@ def save(estimator: BaseBackprop, path: str | Path) -> Path:
         text = json.dumps(about | {"sha256": _digest(arrays, about)})
     except (TypeError, ValueError) as error:
         raise ValueError(f"estimator has a class label or setting that JSON cannot hold: {error}") from error
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with partial.open("wb") as file:
-            file.write(to_bytes(arrays, metadata={KEY: text}))
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole_file(path) as partial:
+        partial.write_bytes(to_bytes(arrays, metadata={KEY: text}))
     return path
 
 
@@ -146,7 +138,7 @@ def _rebuild(about: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Base
 
 def _state(estimator: BaseBackprop, arrays: Mapping[str, np.ndarray]) -> Any:
     """The optimizer's state, whose structure follows from the optimizer and the parameters."""
-    optimizer = OPTIMIZERS[estimator._trial(0, 1).optimizer]
+    optimizer = get_optimizer(estimator._trial(0, 1).optimizer)
     shapes = jax.eval_shape(optimizer.init, to_params(estimator.coefs_, estimator.intercepts_))
     leaves, structure = jax.tree.flatten(shapes)
     stored = [np.array(arrays[f"optimizer/{i}"]) for i in range(len(leaves))]

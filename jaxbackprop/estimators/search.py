@@ -18,6 +18,7 @@ from sklearn.utils.validation import _check_method_params
 from jaxbackprop.estimators.candidates import final_step, one_by_one
 from jaxbackprop.estimators.evaluate import Row, Search, evaluate, evaluate_one_by_one
 from jaxbackprop.estimators.search_plot import plot_search
+from jaxbackprop.estimators.trainer import MEMORY
 
 
 class SweepSearchCV(GridSearchCV):
@@ -41,6 +42,7 @@ class SweepSearchCV(GridSearchCV):
     - `return_train_score`: whether to score the samples trained on, too.
     - `verbose`: whether to say how many networks are trained.
     - `n_iter`, `random_state`: how many candidates to draw, and the seed of the draw.
+    - `memory_budget`: bytes that the training may take, on all devices together; a search that cannot is refused.
 
     **Attributes:** those of `GridSearchCV`. `cv_results_` has its keys; a fit time there is the candidate's share of
     the time that all candidates took together.
@@ -50,6 +52,7 @@ class SweepSearchCV(GridSearchCV):
         **GridSearchCV._parameter_constraints,
         "n_iter": [Interval(Integral, 1, None, closed="left"), None],
         "random_state": ["random_state"],
+        "memory_budget": [Interval(Integral, 1, None, closed="left")],
     }
 
     def __init__(
@@ -65,6 +68,7 @@ class SweepSearchCV(GridSearchCV):
         verbose: Any = 0,
         n_iter: Any = None,
         random_state: Any = None,
+        memory_budget: Any = MEMORY,
     ) -> None:
         super().__init__(
             estimator,
@@ -78,6 +82,7 @@ class SweepSearchCV(GridSearchCV):
         )
         self.n_iter = n_iter
         self.random_state = random_state
+        self.memory_budget = memory_budget
 
     @_fit_context(prefer_skip_nested_validation=False)
     def fit(self, X: Any, y: Any = None, **params: Any) -> "SweepSearchCV":
@@ -121,6 +126,7 @@ class SweepSearchCV(GridSearchCV):
             routed.scorer.score.get("sample_weight"),
             self.error_score,
             self.return_train_score,
+            self.memory_budget,
         )
         odd = sorted({*fit_params} - {weight_name}) + sorted({*routed.scorer.score} - {"sample_weight"})
         rows = self._evaluate(search, candidates, fit_params, odd)

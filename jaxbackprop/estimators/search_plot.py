@@ -10,7 +10,7 @@ from matplotlib.colors import Normalize
 from sklearn.utils.validation import check_is_fitted
 
 from jaxbackprop._checks import choose
-from jaxbackprop.plotting import COLORS, grid
+from jaxbackprop.plotting import COLORS, panels
 
 MANY = 12  # ticks on an axis, at most
 
@@ -76,7 +76,7 @@ def _best(values: list[Any], level: Any, scores: np.ndarray) -> float:
 
 
 def _curve(name: str, values: list[Any], scores: np.ndarray, spread: np.ndarray, label: str, ax: Axes | None) -> Axes:
-    ax = grid(width=5)[1][0, 0] if ax is None else ax
+    ax = panels(width=5)[1][0, 0] if ax is None else ax
     levels = _levels(values)
     numbers = not any(isinstance(v, str) for v in levels)
     places = np.array(levels if numbers else range(len(levels)), float)
@@ -103,7 +103,7 @@ def _heat_map(varying: dict[str, list[Any]], scores: np.ndarray, label: str, ax:
         i, j = vertical.index(row), horizontal.index(column)
         table[i, j] = np.fmax(table[i, j], score)
     if ax is None:
-        ax = grid(width=max(4.5, 1.6 + 0.75 * len(horizontal)), height=max(3.2, 1.2 + 0.45 * len(vertical)))[1][0, 0]
+        ax = panels(width=max(4.5, 1.6 + 0.75 * len(horizontal)), height=max(3.2, 1.2 + 0.45 * len(vertical)))[1][0, 0]
     image = ax.imshow(table, origin="lower", aspect="auto", cmap="viridis")
     ax.set_xticks(range(len(horizontal)), [_tick(v) for v in horizontal])
     ax.set_yticks(range(len(vertical)), [_tick(v) for v in vertical])
@@ -125,7 +125,7 @@ def _heat_map(varying: dict[str, list[Any]], scores: np.ndarray, label: str, ax:
 
 def _parallel(varying: dict[str, list[Any]], scores: np.ndarray, label: str, ax: Axes | None) -> Axes:
     """One vertical line a parameter, one polyline a candidate, the better the brighter and the further in front."""
-    ax = grid(width=1.7 * len(varying) + 2.2, height=3.8)[1][0, 0] if ax is None else ax
+    ax = panels(width=1.7 * len(varying) + 2.2, height=3.8)[1][0, 0] if ax is None else ax
     finite = np.isfinite(scores)
     # Scores crowd at the top: the lower half of them shares the dark end of the colours.
     norm = Normalize(np.median(scores[finite]), scores[finite].max(), clip=True)

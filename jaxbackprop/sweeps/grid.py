@@ -7,25 +7,27 @@ import numpy as np
 from sklearn.model_selection import ParameterGrid
 
 from jaxbackprop._checks import check_integer, check_real, choose
-from jaxbackprop.activations import ACTIVATIONS
-from jaxbackprop.optimizers import OPTIMIZERS
+from jaxbackprop.activations import ACTIVATIONS, Activation
+from jaxbackprop.optimizers import OPTIMIZERS, Optimizer
+from jaxbackprop.oracle import check_slope
 
 
 class Trial(NamedTuple):
     """The settings of one network of a sweep; what a grid leaves out has the value here.
 
     `hidden` are the widths of the hidden layers, `batch_size` None stands for the full batch, and `seed` draws the
-    initial parameters. The rest is as in `Hyperparameters`.
+    initial parameters. `activation` and `optimizer` are names, or objects of one's own. The rest is as in
+    `Hyperparameters`.
     """
 
-    activation: str = "tanh"
+    activation: str | Activation = "tanh"
     hidden: tuple[int, ...] = (10,)
     learning_rate: float = 0.1
     l2: float = 0.0
     momentum: float = 0.9
     weight_decay: float = 1e-4
     seed: int = 0
-    optimizer: str = "sgd"
+    optimizer: str | Optimizer = "sgd"
     batch_size: int | None = None
 
 
@@ -42,20 +44,36 @@ def _seed(argument: str, value: Any) -> int:
     return seed
 
 
-def _named(options: Mapping[str, Any]) -> Any:
-    return lambda argument, value: choose(argument, value, options).name
+def _activation(argument: str, value: Any) -> str | Activation:
+    if not isinstance(value, Activation):
+        return choose(argument, value, ACTIVATIONS).name
+    if ACTIVATIONS.get(value.name) == value:
+        return value.name
+    check_slope(value)
+    return value
+
+
+def _optimizer(argument: str, value: Any) -> str | Optimizer:
+    if not isinstance(value, Optimizer):
+        return choose(argument, value, OPTIMIZERS).name
+    return value.name if OPTIMIZERS.get(value.name) is value else value
+
+
+def name_of(value: Any) -> Any:
+    """What a table shows of a setting: an object's name."""
+    return getattr(value, "name", value)
 
 
 # What each key of a grid may hold: the check turns a value into the trial's, or refuses it.
 CHECKS: dict[str, Any] = {
-    "activation": _named(ACTIVATIONS),
+    "activation": _activation,
     "hidden": _hidden,
     "learning_rate": lambda argument, value: check_real(argument, value, 0, exclusive=True),
     "l2": lambda argument, value: check_real(argument, value, 0),
-    "momentum": lambda argument, value: check_real(argument, value, 0),
+    "momentum": lambda argument, value: check_real(argument, value, 0, 1),
     "weight_decay": lambda argument, value: check_real(argument, value, 0),
     "seed": _seed,
-    "optimizer": _named(OPTIMIZERS),
+    "optimizer": _optimizer,
     "batch_size": lambda argument, value: None if value is None else check_integer(argument, value, 1),
 }
 
@@ -71,7 +89,18 @@ def expand(grid: Mapping[str, Any] | Sequence[Any]) -> list[Trial]:
     grids = [grid] if isinstance(grid, Mapping) else grid
     if isinstance(grids, str) or not isinstance(grids, Sequence) or len(grids) == 0:
         raise ValueError(f"grid must be a dict of lists, or a list of such dicts, got {grid!r}")
-    return [Trial(**settings) for settings in ParameterGrid([_check_grid(g) for g in grids])]
+    trials = [Trial(**settings) for settings in ParameterGrid([_check_grid(g) for g in grids])]
+    for key in ("activation", "optimizer"):
+        _check_names(key, {getattr(trial, key) for trial in trials})
+    return trials
+
+
+def _check_names(key: str, values: set[Any]) -> None:
+    """Two objects of one name could not be told apart in a table, nor in a checkpoint."""
+    names = [name_of(value) for value in values]
+    twice = {name for name in names if names.count(name) > 1}
+    if twice:
+        raise ValueError(f"grid[{key!r}] holds two different objects named {min(twice)!r}; give each a name of its own")
 
 
 def _check_grid(grid: Any) -> dict[str, list[Any]]:

@@ -4,8 +4,12 @@ Karnin, Koren and Somekh 2013; Jamieson and Talwalkar 2016. Every rung multiplie
 the trials by it.
 """
 
+from typing import Any
+
 import numpy as np
 from jaxtyping import Float, Int
+
+from jaxbackprop.sweeps.state import DROPPED, TRAINING, Book
 
 RUNGS = 3  # at most: a first rung earlier than epochs / factor^2 judges trials that have hardly begun
 
@@ -28,3 +32,20 @@ def survivors(
     """The `keep` trials with the lowest losses among those still alive, in their order; NaN is the worst."""
     order = np.argsort(np.where(np.isnan(losses[alive]), np.inf, losses[alive]), kind="stable")
     return np.sort(alive[order[:keep]])
+
+
+def drop_worst(book: Book, keep: int) -> Int[np.ndarray, " networks"]:
+    """At the end of a rung: the `keep` trials with the lowest loss, of held-out samples where there are any, averaged
+    over the splits, go on; the networks of the others that still train are dropped, and returned.
+
+    A trial that early stopping has ended competes with the loss of its best parameters, as the others do with theirs.
+    """
+    outcome: Any = book.outcome()
+    loss = outcome.validation_loss if np.isfinite(outcome.validation_loss).any() else outcome.train_loss
+    status = book.status.reshape(-1, book.splits)
+    alive = np.flatnonzero(~(status == DROPPED).any(axis=1))
+    chosen = survivors(loss.reshape(-1, book.splits).mean(axis=1), alive, keep)
+    trial = np.arange(len(book.status)) // book.splits
+    dropped = np.flatnonzero((book.status == TRAINING) & ~np.isin(trial, chosen))
+    book.status[dropped] = DROPPED
+    return dropped

@@ -5,16 +5,24 @@ A compilation costs time once, padding costs time at every step: the planner pic
 the activations of a grid share a program, each chunk choosing its own, and how many networks make up a chunk.
 """
 
-from collections import defaultdict
-from collections.abc import Sequence
+import math
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import jax
 import numpy as np
-import pandas as pd
 from jaxtyping import Float, Int
 
+from jaxbackprop.activations import Activation, get_activation
+from jaxbackprop.optimizers import Optimizer, get_optimizer, ignores_padding, is_own, layer_shapes, state_shapes
 from jaxbackprop.sweeps.grid import Trial
+from jaxbackprop.sweeps.program import AHEAD
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 MAX_PROGRAMS = 40
 MAX_WASTE = 0.3
@@ -27,21 +35,22 @@ CHOICE = 1.3  # how much longer that takes if the activation is chosen while the
 FLOP = 6e-12  # in a matrix product
 
 CACHE = 300_000  # bytes of activations of one chunk, so that forward and backward pass stay in a core's cache
-AHEAD = 2**26  # bytes of batches, at most, that are taken out of the data before the chunks are visited
-FEWEST = 4  # networks of a chunk, however large: their matrix products run faster side by side
 SLOTS = {"sgd": 0, "momentum": 1, "nesterov": 1, "adam": 2, "adamw": 2, "rmsprop": 1, "adagrad": 1}
+FEWEST = 4  # networks of a chunk, however large: their matrix products run faster side by side
 
 
 class Workload(NamedTuple):
     """What is the same for all trials: the sizes of the data, the length of the training, the machine.
 
-    `train` and `validation` are how many samples each split of the data has. `cache` is None on an accelerator, whose
-    chunks are bounded by `memory_budget` (bytes, for all devices together) alone. `compiling` is how many times as long
-    as a sweep's own a program takes to compile.
+    `samples` are all there are; `train` and `validation` how many of them each split has. `cache` is None on an
+    accelerator, whose chunks are bounded by `memory_budget` (bytes, for all devices together) alone. `monitored` says
+    whether early stopping keeps parameters beside the current ones, `assess` whether records evaluate the training
+    samples. `compiling` is how many times as long as a sweep's own a program takes to compile.
     """
 
     features: int
     outputs: int
+    samples: int
     train: tuple[int, ...]
     validation: tuple[int, ...]
     epochs: int
@@ -49,6 +58,8 @@ class Workload(NamedTuple):
     memory_budget: int = 2**31
     cache: int | None = CACHE
     itemsize: int = 4
+    monitored: bool = False
+    assess: bool = True
     compiling: float = 1.0
 
     def batches(self, batch_size: int | None, split: int) -> int:
@@ -58,21 +69,20 @@ class Workload(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Program:
-    """One compiled program: its shape, and which network stands where.
+    """One compiled program: its shape, and the networks that it trains.
 
-    A network is a trial on one split of the data, numbered trial * splits + split. `slots`, [chunks, networks of a
-    chunk], holds those numbers, -1 where there is none; the networks of a chunk share `activation[chunk]` and
-    `split[chunk]`.
+    A network is a trial on one split of the data, numbered trial * splits + split. They are trained in `chunks` chunks
+    of `size` networks; how they are dealt out to these is `arrange`'s part.
     """
 
     hidden: tuple[int, ...]
-    activations: tuple[str, ...]
-    optimizer: str
+    activations: tuple[Activation, ...]
+    optimizer: Optimizer
     batch_size: int | None
     batches: int
-    slots: Int[np.ndarray, "chunks networks"]
-    activation: Int[np.ndarray, " chunks"]
-    split: Int[np.ndarray, " chunks"]
+    networks: Int[np.ndarray, " networks"]
+    chunks: int
+    size: int
     padded: bool
     waste: float
     seconds: float
@@ -91,16 +101,18 @@ class Plan:
     memory: int
     workload: Workload
 
-    def table(self) -> pd.DataFrame:
+    def table(self) -> "pd.DataFrame":
         """One row a program."""
+        import pandas as pd
+
         return pd.DataFrame(
             {
                 "hidden": ["x".join(map(str, p.hidden)) or "none" for p in self.programs],
-                "optimizer": [p.optimizer for p in self.programs],
+                "optimizer": [p.optimizer.name for p in self.programs],
                 "batch": ["full" if p.batch_size is None else p.batch_size for p in self.programs],
                 "activations": [len(p.activations) for p in self.programs],
-                "networks": [int((p.slots >= 0).sum()) for p in self.programs],
-                "chunks": [f"{p.slots.shape[0]} x {p.slots.shape[1]}" for p in self.programs],
+                "networks": [len(p.networks) for p in self.programs],
+                "chunks": [f"{p.chunks} x {p.size}" for p in self.programs],
                 "padding waste": [f"{p.waste:.0%}" for p in self.programs],
                 "memory / MiB": [round(p.memory / 2**20, 1) for p in self.programs],
                 "compile / s": [round(p.compile_seconds, 1) for p in self.programs],
@@ -143,17 +155,21 @@ def plan_trials(trials: Sequence[Trial], workload: Workload) -> Plan:
     splits = len(workload.train)
     for number, trial in enumerate(trials):
         for split in range(splits):
-            key = (len(trial.hidden), trial.optimizer, trial.batch_size, workload.batches(trial.batch_size, split))
+            optimizer = get_optimizer(trial.optimizer)
+            # An optimizer that padding would disturb gets a program for each shape.
+            shape = len(trial.hidden) if ignores_padding(optimizer) else trial.hidden
+            key = (shape, optimizer, trial.batch_size, workload.batches(trial.batch_size, split))
             families[key].append(number * splits + split)
     allowed = max(1, MAX_PROGRAMS // len(families))
-    programs = [p for family in families.values() for p in _plan_family(trials, family, workload, allowed)]
+    room = workload.memory_budget - fixed_bytes(trials, workload)
+    programs = [p for family in families.values() for p in _plan_family(trials, family, workload, allowed, room)]
     programs.sort(key=lambda p: -p.seconds)
     plan = Plan(
         tuple(programs),
         networks=len(trials) * splits,
-        network_steps=sum(int((p.slots >= 0).sum()) * p.batches * workload.epochs for p in programs),
+        network_steps=sum(len(p.networks) * p.batches * workload.epochs for p in programs),
         waste=float(np.average([p.waste for p in programs], weights=[p.seconds for p in programs])),
-        memory=max(p.memory for p in programs),
+        memory=fixed_bytes(trials, workload) + max(p.memory for p in programs),
         workload=workload,
     )
     if plan.memory > workload.memory_budget:
@@ -164,26 +180,50 @@ def plan_trials(trials: Sequence[Trial], workload: Workload) -> Plan:
     return plan
 
 
-def _data_bytes(workload: Workload, batch_size: int | None) -> int:
-    """The data, on every device, and what is taken out of them for batches at a time."""
-    samples = len(workload.train) * (max(workload.train) + max(workload.validation))
-    data = samples * (workload.features + workload.outputs + 1) * workload.itemsize
-    batches = 0 if batch_size is None else min(AHEAD, workload.epochs * data)
-    return data * (workload.devices + 1) + batches * workload.devices
+def slots(optimizer: Optimizer) -> float:
+    """How many times the room of the parameters an optimizer's state takes."""
+    if not is_own(optimizer):  # known without tracing anything
+        return float(SLOTS[optimizer.name])
+    sizes = (64, 64, 64)
+    state, params = (
+        sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
+        for tree in (state_shapes(optimizer, sizes, "float32"), layer_shapes(sizes, "float32"))
+    )
+    return state / params
 
 
-def _plan_family(trials: Sequence[Trial], family: Sequence[int], workload: Workload, allowed: int) -> list[Program]:
+def fixed_bytes(trials: Sequence[Trial], workload: Workload) -> int:
+    """The data, once a host or once an accelerator, and the book, which holds every network."""
+    width = workload.features + workload.outputs + 1
+    data = workload.samples * width * (1 if workload.cache is not None else 1 + workload.devices)
+    copies = 2 if workload.monitored else 1
+    weights = sum(
+        parameters(layer_sizes(hidden, workload)) * (copies + slots(get_optimizer(optimizer))) * count
+        for (hidden, optimizer), count in Counter((t.hidden, t.optimizer) for t in trials).items()
+    )
+    return int(workload.itemsize * (data + weights * len(workload.train)))
+
+
+def parameters(sizes: Sequence[int]) -> int:
+    """How many numbers a network of these layer sizes has."""
+    return sum(m * (n + 1) for n, m in pairwise(sizes))
+
+
+def _plan_family(
+    trials: Sequence[Trial], family: Sequence[int], workload: Workload, allowed: int, room: int
+) -> list[Program]:
     """The programs of networks that share depth, optimizer, batch size and batches: cheapest of two ways."""
-    by_activation: dict[str, list[int]] = defaultdict(list)
+    by_activation: dict[Activation, list[int]] = defaultdict(list)
     for network in family:
-        by_activation[trials[network // len(workload.train)].activation].append(network)
-    together = _plan_segments(trials, family, tuple(by_activation), workload, allowed)
+        by_activation[get_activation(trials[network // len(workload.train)].activation)].append(network)
+    together = _plan_shapes(trials, family, tuple(by_activation), workload, allowed, room)
     if len(by_activation) == 1:
         return together
+    each = max(1, allowed // len(by_activation))
     apart = [
         program
-        for name, networks in by_activation.items()
-        for program in _plan_segments(trials, networks, (name,), workload, max(1, allowed // len(by_activation)))
+        for activation, networks in by_activation.items()
+        for program in _plan_shapes(trials, networks, (activation,), workload, each, room)
     ]
 
     def cost(programs: list[Program]) -> tuple[bool, float]:
@@ -192,10 +232,44 @@ def _plan_family(trials: Sequence[Trial], family: Sequence[int], workload: Workl
     return min(together, apart, key=cost)
 
 
-def _plan_segments(
-    trials: Sequence[Trial], family: Sequence[int], activations: tuple[str, ...], workload: Workload, allowed: int
+class Box(NamedTuple):
+    """Shapes that are padded to one, what that costs a step, and the cut that saves most."""
+
+    shapes: Int[np.ndarray, "shapes depth"]
+    counts: Int[np.ndarray, " shapes"]
+    cost: float
+    saving: float
+    sides: tuple[Int[np.ndarray, " left"], Int[np.ndarray, " right"]] | None
+
+
+def _box(shapes: np.ndarray, counts: np.ndarray, work: Callable[[np.ndarray], np.ndarray]) -> Box:
+    """Try to cut the shapes in two at every width of every layer."""
+    cost = float(work(shapes.max(axis=0, keepdims=True))[0] * counts.sum())
+    best: tuple[float, Any] = (0.0, None)
+    for layer in range(shapes.shape[1]):
+        order = np.argsort(shapes[:, layer], kind="stable")
+        ordered, many = shapes[order], counts[order]
+        below = work(np.maximum.accumulate(ordered)) * np.cumsum(many)
+        above = work(np.maximum.accumulate(ordered[::-1]))[::-1] * np.cumsum(many[::-1])[::-1]
+        cuts = np.flatnonzero(np.diff(ordered[:, layer]))  # the last shape of the left side
+        if len(cuts):
+            saved = cost - below[cuts] - above[cuts + 1]
+            k = int(np.argmax(saved))
+            if saved[k] > best[0]:
+                best = float(saved[k]), (order[: cuts[k] + 1], order[cuts[k] + 1 :])
+    return Box(shapes, counts, cost, *best)
+
+
+def _plan_shapes(
+    trials: Sequence[Trial],
+    family: Sequence[int],
+    activations: tuple[Activation, ...],
+    workload: Workload,
+    allowed: int,
+    room: int,
 ) -> list[Program]:
-    """Cut the widths, in the order of their work, into as many segments as are cheapest to compile and to train."""
+    """Cut the shapes again and again where that saves most, as long as it saves more than compiling costs, or the
+    padding would waste too much."""
     splits = len(workload.train)
     networks_of: dict[tuple[int, ...], list[int]] = defaultdict(list)
     for network in family:
@@ -203,79 +277,66 @@ def _plan_segments(
     first = trials[family[0] // splits]
     samples = first.batch_size or max(workload.train)
     shapes = np.array(list(networks_of), int).reshape(len(networks_of), -1)
-    order = np.lexsort((*shapes.T, _work(shapes, workload, samples))) if shapes.shape[1] else np.arange(len(shapes))
-    shapes = shapes[order]
-    counts = np.array([len(n) for n in networks_of.values()])[order]
+    counts = np.array([len(n) for n in networks_of.values()])
     steps = workload.epochs * workload.batches(first.batch_size, family[0] % splits)
+    chosen = len(activations) > 1
 
-    # padded[i, j]: arithmetic of the shapes i … j, all padded to the largest width of each layer among them.
-    total, chosen = len(shapes), len(activations) > 1
-    padded = np.full((total, total), np.inf)
-    for i in range(total):
-        raised = np.maximum.accumulate(shapes[i:])
-        padded[i, i:] = _work(raised, workload, samples, chosen=chosen) * np.cumsum(counts[i:])
-    useful = float((_work(shapes, workload, samples, chosen=chosen) * counts).sum())
+    def work(hidden: np.ndarray) -> np.ndarray:
+        return _work(hidden, workload, samples, chosen=chosen)
 
     compile_seconds = COMPILE + COMPILE_LAYER * shapes.shape[1] + COMPILE_ACTIVATION * (len(activations) - 1)
     compile_seconds *= workload.compiling
-    scale = steps / workload.devices
-    choices = []
-    best = padded[0].copy()  # cheapest way to cut the shapes 0 … j into the segments allowed so far
-    cuts: list[np.ndarray] = []
-    for pieces in range(1, min(allowed, total) + 1):
-        if pieces > 1:
-            options = best[:-1, None] + padded[1:, :]  # the last segment starts at i + 1
-            cuts.append(np.argmin(options, axis=0))
-            best = np.min(options, axis=0)
-        waste = 1 - useful / best[-1]
-        choices.append((waste > MAX_WASTE, pieces * compile_seconds + best[-1] * scale, pieces))
-    feasible = [c for c in choices if not c[0]] or [choices[-1]]
-    pieces = min(feasible, key=lambda c: c[1])[2]
-
-    ends, stop = [], total - 1
-    for cut in reversed(cuts[: pieces - 1]):
-        ends.append(stop)
-        stop = int(cut[stop])
-    ends.append(stop)
-    keys = list(networks_of)
-    programs, start = [], 0
-    for end in reversed(ends):
-        hidden = tuple(int(w) for w in shapes[start : end + 1].max(axis=0))
-        networks = [n for k in order[start : end + 1] for n in networks_of[keys[k]]]
-        programs.append(_lay_out(trials, networks, hidden, activations, workload, compile_seconds, steps))
-        start = end + 1
+    useful = float((work(shapes) * counts).sum())
+    boxes = [_box(shapes, counts, work)]
+    while len(boxes) < allowed:
+        most = max(range(len(boxes)), key=lambda k: boxes[k].saving)
+        box = boxes[most]
+        waste = 1 - useful / sum(b.cost for b in boxes)
+        if box.sides is None or (waste <= MAX_WASTE and box.saving * steps / workload.devices <= compile_seconds):
+            break
+        boxes[most : most + 1] = [_box(box.shapes[side], box.counts[side], work) for side in box.sides]
+    programs = []
+    for box in boxes:
+        networks = np.sort([n for shape in box.shapes for n in networks_of[tuple(shape.tolist())]])
+        hidden = tuple(box.shapes.max(axis=0).tolist())
+        programs.append(_cut_into_chunks(trials, networks, hidden, activations, workload, compile_seconds, steps, room))
     return programs
 
 
-def _lay_out(
+def _cut_into_chunks(
     trials: Sequence[Trial],
-    networks: Sequence[int],
+    networks: Int[np.ndarray, " networks"],
     hidden: tuple[int, ...],
-    activations: tuple[str, ...],
+    activations: tuple[Activation, ...],
     workload: Workload,
     compile_seconds: float,
     steps: int,
+    room: int,
 ) -> Program:
-    """Put networks into chunks. Larger chunks share the cost of launching an operation, until they outgrow the cache or
-    leave slots empty; every device gets as many chunks as the next."""
+    """Choose how many networks make a chunk. Larger chunks share the cost of launching an operation, until they outgrow
+    the cache or leave slots empty; every device gets as many chunks as the next."""
     splits = len(workload.train)
     first = trials[networks[0] // splits]
+    optimizer = get_optimizer(first.optimizer)
     samples = first.batch_size or max(workload.train)
-    groups: dict[tuple[int, int], list[int]] = defaultdict(list)
-    for network in networks:
-        groups[activations.index(trials[network // splits].activation), network % splits].append(network)
-    sizes = np.array([len(g) for g in groups.values()])
+    place = {activation: k for k, activation in enumerate(activations)}
+    own = np.array([place[get_activation(trials[n // splits].activation)] for n in networks])
+    sizes = np.unique(own * splits + networks % splits, return_counts=True)[1]
 
-    units = sum(hidden) + workload.outputs
-    weights = sum(m * (n + 1) for n, m in zip(layer_sizes(hidden, workload), (*hidden, workload.outputs), strict=False))
-    held = workload.itemsize * weights * (3 + 2 * SLOTS.get(first.optimizer, 2))  # parameters, gradient, state; a copy
-    evaluated = workload.itemsize * units * 3 * max(*workload.train, *workload.validation)
-    live = max(evaluated, workload.itemsize * units * 4 * samples)
-    data = _data_bytes(workload, first.batch_size)
-    room = workload.memory_budget - held * len(networks) - data
-    largest = max(1, int(room // (live * workload.devices)))
+    sizes_padded = layer_sizes(hidden, workload)
+    units, item = sum(sizes_padded[1:]), workload.itemsize
+    # The numbers on the devices, and once more while they are handed over from the book or back to it.
+    held = int(2 * item * parameters(sizes_padded) * ((2 if workload.monitored else 1) + slots(optimizer)))
+    evaluated = max(*workload.train, *workload.validation) if workload.assess else max(workload.validation)
+    live = item * units * max(3 * evaluated, 4 * samples)
+    width = workload.features + workload.outputs + 1
+    whole = max(workload.train) if first.batch_size is None or workload.assess else 0
+    data = item * width * (whole + max(workload.validation)) * workload.devices
+    if first.batch_size is not None:
+        data += min(AHEAD, workload.epochs * item * width * sum(workload.train)) * workload.devices
+    largest = max(1, int((room - held * len(networks) - data) // (live * workload.devices)))
     if workload.cache is not None:
-        largest = min(largest, max(FEWEST, workload.cache // (workload.itemsize * units * samples)))
+        largest = min(largest, max(FEWEST, workload.cache // (item * units * samples)))
     chunk_sizes = np.arange(1, min(largest, int(sizes.max())) + 1)
     chunks = (-(-sizes[:, None] // chunk_sizes)).sum(axis=0)
     rounds = -(-chunks // workload.devices)
@@ -284,33 +345,54 @@ def _lay_out(
     launches = LAUNCH * LAUNCHES_LAYER * (len(hidden) + 1)
     times = rounds * (launches + chunk_sizes * step)
     pick = int(np.argmin(times))
-    chunk = int(chunk_sizes[pick])
-
-    rows, activation, split = [], [], []
-    for (a, s), members in groups.items():
-        for start in range(0, len(members), chunk):
-            row = members[start : start + chunk]
-            rows.append(row + [-1] * (chunk - len(row)))
-            activation.append(a)
-            split.append(s)
-    while len(rows) % workload.devices:
-        rows.append([-1] * chunk)
-        activation.append(0)
-        split.append(0)
     widths = np.array([trials[n // splits].hidden for n in networks], int).reshape(len(networks), -1)
     useful = float(_work(widths, workload, samples, chosen=chosen).sum())
     return Program(
         hidden=hidden,
         activations=activations,
-        optimizer=first.optimizer,
+        optimizer=optimizer,
         batch_size=first.batch_size,
-        batches=workload.batches(first.batch_size, networks[0] % splits),
-        slots=np.array(rows, int),
-        activation=np.array(activation, np.int32),
-        split=np.array(split, np.int32),
+        batches=workload.batches(first.batch_size, int(networks[0]) % splits),
+        networks=networks,
+        chunks=int(rounds[pick]) * workload.devices,
+        size=int(chunk_sizes[pick]),
         padded=bool((widths != np.array(hidden)).any()),
         waste=1 - useful / (step * len(networks)),
         seconds=float(times[pick] * steps),
         compile_seconds=compile_seconds,
-        memory=int(held * len(networks) + live * chunk * workload.devices) + data,
+        memory=held * len(networks) + live * int(chunk_sizes[pick]) * workload.devices + data,
     )
+
+
+class Seats(NamedTuple):
+    """Which network stands where, -1 for nobody; the networks of a chunk share `activation` and `split`. The first
+    `used` chunks of every device are visited."""
+
+    networks: Int[np.ndarray, "chunks networks"]
+    activation: Int[np.ndarray, " chunks"]
+    split: Int[np.ndarray, " chunks"]
+    used: int
+
+
+def arrange(
+    program: Program, networks: Int[np.ndarray, " some"], trials: Sequence[Trial], splits: int, devices: int
+) -> Seats:
+    """Seat some of a program's networks in as few chunks as hold them, which are dealt out to the devices in turn. It
+    follows from the networks alone, so that a training taken up again computes in the same order."""
+    place = {activation: k for k, activation in enumerate(program.activations)}
+    networks = np.sort(networks)
+    own = np.array([place[get_activation(trials[n // splits].activation)] for n in networks], int)
+    group = own * splits + networks % splits
+    order = np.argsort(group, kind="stable")
+    rows: list[np.ndarray] = []
+    for members in np.split(networks[order], np.flatnonzero(np.diff(group[order])) + 1):
+        rows += [members[start : start + program.size] for start in range(0, len(members), program.size)]
+    per_device = program.chunks // devices
+    seats = np.full((program.chunks, program.size), -1)
+    activation, split = np.zeros(program.chunks, np.int32), np.zeros(program.chunks, np.int32)
+    for number, members in enumerate(rows):
+        row = number % devices * per_device + number // devices
+        seats[row, : len(members)] = members
+        activation[row] = place[get_activation(trials[members[0] // splits].activation)]
+        split[row] = members[0] % splits
+    return Seats(seats, activation, split, -(-len(rows) // devices))

@@ -1,16 +1,15 @@
-"""The compiled program of a sweep: many networks of one padded shape, trained a stretch of steps at a time.
+"""The compiled program of a sweep: many networks of one padded shape, trained from one record to the next.
 
 Networks are stacked twice, [chunks, networks of a chunk, …]. A chunk is small enough for the processor's cache and is
 trained by `jax.vmap`; the chunks of one device follow one another in a loop; the chunk axis is spread over the devices
 of a mesh. What varies between chunks but not inside one (the activation, the part of the data to train on) is a scalar
 there, so that choosing among activations runs one of them and not all.
 
-Lengths are traced: how many steps to take and how many chunks to visit. One compilation serves any number of epochs,
-the last short stretch, and a sweep whose worst trials have been dropped.
+Lengths are traced: how many records, how many steps from one to the next, how many chunks to visit. One compilation
+serves any number of epochs, the last short stretch, and a sweep most of whose trials have ended.
 """
 
 import functools
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -25,33 +24,28 @@ from jaxbackprop.losses import Objective, sample_shares
 from jaxbackprop.network import Layer, Params, forward, regularization
 from jaxbackprop.optimizers import Hyperparameters, Optimizer
 from jaxbackprop.selection import choose_activation
-from jaxbackprop.sweeps.planner import AHEAD
 from jaxbackprop.training import State, make_step, take_batch
 
 GRID_AXIS = "grid"
+AHEAD = 2**26  # bytes of batches, at most, that are taken out of the data before the chunks are visited
 
 
-class Part(NamedTuple):
-    """Samples, features first, one set for each split of the data: [splits, features, samples] and so on.
+class Batch(NamedTuple):
+    """Samples that are trained on or evaluated together; `weights` is None if all of them count alike."""
 
-    `weights` is None if all samples count alike; a split with fewer samples than others is filled up with weight 0.
-    """
-
-    x: Float[Array, "splits features samples"]
-    y: Float[Array, "splits classes samples"]
-    weights: Float[Array, "splits samples"] | None
+    x: Float[Array, "*batches features samples"]
+    y: Float[Array, "*batches classes samples"]
+    weights: Float[Array, "*batches samples"] | None
 
 
-class Batches(NamedTuple):
-    """Which samples make up each batch, and, unless that is too much, these samples themselves: taken out of the data
-    once, they serve all chunks. Gathering them again for each chunk would take a twentieth of the time.
+class Data(NamedTuple):
+    """All samples, once, and which of them each split trains on and holds out; -1 fills up the smaller splits."""
 
-    The batches of all splits stand in one row; those to train on now begin at number `first`.
-    """
-
-    order: Int[Array, "batches batch_size"]
-    ahead: Part | None
-    first: Int[Array, ""] | int = 0
+    x: Float[Array, "features samples"]
+    y: Float[Array, "classes samples"]
+    weights: Float[Array, " samples"] | None
+    train: Int[Array, "splits train_samples"]
+    validation: Int[Array, "splits validation_samples"]
 
 
 class Metrics(NamedTuple):
@@ -64,7 +58,7 @@ class Metrics(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """Early stopping, for each network: the parameters to keep, their metrics and when they were recorded; the best
+    """Early stopping, for each network: the parameters to hand back, their metrics and the record they are of; the best
     monitored value so far, for how many records it has not been improved, and whether the training goes on."""
 
     params: Params
@@ -76,10 +70,11 @@ class Kept(NamedTuple):
 
 
 class Carry(NamedTuple):
-    """What one stretch hands to the next, for each network.
+    """What one call hands to the next, for each network.
 
-    `running` is the sum of the batches' losses since the last record and of what they count; it and `kept` are None
-    unless the recipe monitors something.
+    `record` is the number of the last record while the network was trained, -1 before the first. `running` is the sum
+    of the batches' losses since then and of what they count, where the recipe needs it; `kept` is there if it monitors
+    something.
     """
 
     state: State
@@ -89,7 +84,7 @@ class Carry(NamedTuple):
     kept: Kept | None
 
 
-class Trials(NamedTuple):
+class Settings(NamedTuple):
     """What tells the networks of a program apart, for each network but for the last two, which are one a chunk.
 
     `widths` are the true widths of the hidden layers, which padding has raised to the program's.
@@ -101,31 +96,42 @@ class Trials(NamedTuple):
     split: Int[Array, " chunks"]
 
 
+class Stopping(NamedTuple):
+    """When early stopping stops: after `patience` records without progress.
+
+    Progress is a monitored value of at most `best - tolerance`, and, if `strict`, below it.
+    """
+
+    patience: Int[Array, ""] | int
+    tolerance: Float[Array, ""] | float = 0.0
+    strict: Bool[Array, ""] | bool = True
+
+
 class Recipe(NamedTuple):
     """What a program is compiled for, beside the shapes of its arrays.
 
-    `monitor` is what early stopping looks at, lower being better: "train", the mean loss of the batches since the last
-    record; "validation", the loss on held-out samples; "score", their negative score; or None. With `shared_l2` l2 is
-    divided by what the samples of a batch count together, which is what scikit-learn's alpha means. Without `assess`
-    a record evaluates held-out samples alone, and those only where they are monitored; the training loss is then the
-    mean loss of the batches since the last record.
+    `targets` says how y is to be read for the score, as the objective of that name reads it. `monitor` is what early
+    stopping looks at, lower being better: "train", the mean loss of the batches since the last record; "validation",
+    the loss on held-out samples; "score", their negative score; or None. With `shared_l2` l2 is divided by what the
+    samples of a batch count together, which is what scikit-learn's alpha means. Without `assess` a record evaluates
+    held-out samples alone, and those only where they are monitored; the training loss is then the mean loss of the
+    batches since the last record. `records` is how many records of each network a call hands back, at most.
     """
 
-    activations: tuple[str, ...]
+    activations: tuple[Activation, ...]
     optimizer: Optimizer
     objective: Objective
+    targets: str
     padded: bool
     monitor: str | None = None
     shared_l2: bool = False
     assess: bool = True
+    records: int = 0
 
-
-class Stopping(NamedTuple):
-    """When early stopping stops: after `patience` records whose monitored value is not below the best one so far by
-    `tolerance`."""
-
-    patience: Int[Array, ""] | int
-    tolerance: Float[Array, ""] | float
+    @property
+    def runs(self) -> bool:
+        """Whether the batches' losses are summed up."""
+        return self.monitor == "train" or (not self.assess and self.records > 0)
 
 
 def clear_padding(gradient: Params, widths: Int[Array, " hidden"]) -> Params:
@@ -147,13 +153,13 @@ def mean_score(
     z: Float[Array, "classes samples"],
     y: Float[Array, "classes samples"],
     shares: Float[Array, " samples"] | float,
-    objective: Objective,
+    targets: str,
 ) -> Float[Array, ""]:
     """Accuracy: the share of samples whose label is right ("sigmoid": all labels); for "squared" R^2, as scikit-learn
-    averages it over the outputs."""
-    if objective.name == "softmax":
+    averages it over the outputs. `z` are logits, or predicted numbers."""
+    if targets == "softmax":
         return jnp.sum((jnp.argmax(z, axis=0) == jnp.argmax(y, axis=0)) * shares)
-    if objective.name == "sigmoid":
+    if targets == "sigmoid":
         return jnp.sum(jnp.all((z > 0) == (y > 0.5), axis=0) * shares)
     mean = jnp.sum(y * shares, axis=1, keepdims=True)
     residual, total = jnp.sum((z - y) ** 2 * shares, axis=1), jnp.sum((y - mean) ** 2 * shares, axis=1)
@@ -162,75 +168,63 @@ def mean_score(
 
 
 def evaluate(
-    params: Params, part: Part, l2: Float[Array, ""], *, activation: Activation, objective: Objective
+    params: Params, batch: Batch, l2: Float[Array, ""], *, activation: Activation, recipe: Recipe
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """Loss and score of one network on the samples of one split; NaN where there are none."""
-    if part.x.shape[-1] == 0:
-        nan = jnp.full((), jnp.nan, part.x.dtype)
+    """Loss and score of one network on some samples; NaN where there are none."""
+    if batch.x.shape[-1] == 0:
+        nan = jnp.full((), jnp.nan, batch.x.dtype)
         return nan, nan
-    z = forward(params, part.x, activation=activation, objective=objective).pre_activations[-1]
-    shares = sample_shares(part.x.shape[-1], part.weights)
-    value = jnp.sum(objective.per_sample(z, part.y) * shares) + regularization(params, l2)
-    return value, mean_score(z, part.y, shares, objective).astype(value.dtype)
+    seen = forward(params, batch.x, activation=activation, objective=recipe.objective)
+    z, shares = seen.pre_activations[-1], sample_shares(batch.x.shape[-1], batch.weights)
+    value = jnp.sum(recipe.objective.per_sample(z, batch.y) * shares) + regularization(params, l2)
+    guess = seen.activations[-1] if recipe.targets == "squared" else z
+    return value, mean_score(guess, batch.y, shares, recipe.targets).astype(value.dtype)
 
 
-def train_chunk(
-    carry: Carry,
-    hyperparameters: Hyperparameters,
-    widths: Int[Array, "networks hidden"],
-    activation: Activation,
-    train: Part,
-    validation: Part,
-    batches: Batches | None,
-    length: Int[Array, ""] | int,
-    measure: Bool[Array, ""],
-    stopping: Stopping,
-    recipe: Recipe,
-) -> Carry:
-    """Train the networks of one chunk for `length` steps and, if `measure`, evaluate them and decide which to stop."""
-    objective = recipe.objective
+class Batches(NamedTuple):
+    """Which samples make up each batch, and, unless that is too much, these samples themselves: taken out of the data
+    once, they serve all chunks. Gathering them again for each chunk would take a twentieth of the time.
 
-    def advance(
-        state: State, hyperparameters: Hyperparameters, widths: Array, batch: Part
-    ) -> tuple[State, Float[Array, ""]]:
-        step = make_step(
-            hyperparameters,
-            activation=activation,
-            optimizer=recipe.optimizer,
-            objective=objective,
-            project=(lambda gradient: clear_padding(gradient, widths)) if recipe.padded else None,
-        )
-        return step(state, *batch)
+    The batches of all splits stand in one row; those to train on now begin at number `first`.
+    """
 
-    def one_step(i: Array, now: tuple[State, Any]) -> tuple[State, Any]:
-        state, running = now
-        # All networks of a chunk see the same batch.
-        batch = train if batches is None else one_batch(train, batches, i)
-        count = total_weight(batch)
-        settings = share_l2(hyperparameters, count) if recipe.shared_l2 else hyperparameters
-        state, value = jax.vmap(advance, in_axes=(0, 0, 0, None))(state, settings, widths, batch)
-        if running is not None:
-            running = (running[0] + value * count, running[1] + count)
-        return state, running
+    order: Int[Array, "batches batch_size"]
+    ahead: Batch | None
+    first: Int[Array, ""] | int = 0
 
-    def assess(state: State, hyperparameters: Hyperparameters, part: Part) -> tuple[Array, Array]:
-        l2 = jnp.asarray(hyperparameters.l2)
-        return evaluate(state.params, part, l2, activation=activation, objective=objective)
 
-    state, running = lax.fori_loop(0, length, one_step, (carry.state, carry.running))
+def batch_bytes(features: int, outputs: int, samples: int, itemsize: int) -> int:
+    """What so many samples take, with their targets and weights."""
+    return samples * (features + outputs + 1) * itemsize
 
-    def record() -> Carry:
-        settings = share_l2(hyperparameters, total_weight(train)) if recipe.shared_l2 else hyperparameters
-        metrics, each = carry.metrics, jax.vmap(assess, in_axes=(0, 0, None))
-        if recipe.assess:
-            metrics = Metrics(*each(state, settings, train), *each(state, settings, validation))
-        elif running is not None:
-            held_out = metrics[2:] if recipe.monitor == "train" else each(state, settings, validation)
-            metrics = Metrics(running_loss(running), metrics.train_score, *held_out)
-        new = Carry(state, metrics, carry.record + 1, running, carry.kept)
-        return new if recipe.monitor is None else stop_early(new, stopping, recipe.monitor)
 
-    return lax.cond(measure, record, lambda: carry._replace(state=state, running=running))
+def make_batches(data: Data, order: Int[Array, "splits steps batch_size"]) -> Batches:
+    """The batches of all splits, taken out of the data if they are few enough."""
+    flat = order.reshape(-1, order.shape[-1])
+    if batch_bytes(len(data.x), len(data.y), order.size, data.x.dtype.itemsize) > AHEAD:
+        return Batches(flat, None)
+    take = jax.vmap(take_batch, in_axes=(None, None, None, 0))
+    return Batches(flat, Batch(*take(data.x, data.y, data.weights, flat)))
+
+
+def one_batch(data: Data, batches: Batches, i: Int[Array, ""]) -> Batch:
+    """The samples of the i-th batch to train on."""
+    number = batches.first + i
+    if batches.ahead is not None:
+        return at(batches.ahead, number)
+    return Batch(*take_batch(data.x, data.y, data.weights, at(batches.order, number)))
+
+
+def take_samples(data: Data, index: Int[Array, " samples"]) -> Batch:
+    """The samples of one split."""
+    if data.weights is None:
+        return Batch(data.x[:, index], data.y[:, index], None)
+    return Batch(*take_batch(data.x, data.y, data.weights, index))
+
+
+def total_weight(batch: Batch) -> Float[Array, ""]:
+    """What the samples of a batch count together."""
+    return jnp.asarray(batch.x.shape[-1], batch.x.dtype) if batch.weights is None else jnp.sum(batch.weights)
 
 
 def share_l2(hyperparameters: Hyperparameters, count: Float[Array, ""]) -> Hyperparameters:
@@ -238,32 +232,72 @@ def share_l2(hyperparameters: Hyperparameters, count: Float[Array, ""]) -> Hyper
     return hyperparameters._replace(l2=hyperparameters.l2 / jnp.where(count > 0, count, 1))
 
 
-def total_weight(batch: Part) -> Float[Array, ""]:
-    """What the samples of a batch count together."""
-    return jnp.asarray(batch.x.shape[-1], batch.x.dtype) if batch.weights is None else jnp.sum(batch.weights)
+def train_chunk(
+    carry: Carry,
+    settings: Settings,
+    activation: Activation,
+    data: Data,
+    train: Batch | None,
+    validation: Batch,
+    batches: Batches | None,
+    length: Int[Array, ""],
+    measure: Bool[Array, ""],
+    stopping: Stopping,
+    recipe: Recipe,
+) -> Carry:
+    """Train the networks of one chunk for `length` steps and, if `measure`, evaluate them and decide which to stop.
 
+    `train` are the samples of the chunk's split: the full batch, and what a record evaluates; None where neither is
+    needed.
+    """
+    hyperparameters, widths = settings.hyperparameters, settings.widths
 
-def gathered_bytes(train: Part, samples: int) -> int:
-    """What that many samples take, out of all splits together, with their targets and weights."""
-    return samples * (train.x.shape[1] + train.y.shape[1] + 1) * train.x.dtype.itemsize
+    def advance(
+        state: State, hyperparameters: Hyperparameters, widths: Array, batch: Batch
+    ) -> tuple[State, Float[Array, ""]]:
+        step = make_step(
+            hyperparameters,
+            activation=activation,
+            optimizer=recipe.optimizer,
+            objective=recipe.objective,
+            project=(lambda gradient: clear_padding(gradient, widths)) if recipe.padded else None,
+        )
+        return step(state, *batch)
 
+    def one_step(i: Array, now: tuple[State, Any]) -> tuple[State, Any]:
+        state, running = now
+        # All networks of a chunk see the same batch.
+        batch = train if batches is None else one_batch(data, batches, i)
+        assert batch is not None
+        count = total_weight(batch)
+        own = share_l2(hyperparameters, count) if recipe.shared_l2 else hyperparameters
+        state, value = jax.vmap(advance, in_axes=(0, 0, 0, None))(state, own, widths, batch)
+        if running is not None:
+            running = (running[0] + value * count, running[1] + count)
+        return state, running
 
-def make_batches(train: Part, order: Int[Array, "splits *steps batch_size"]) -> Batches:
-    """The batches of all splits, taken out of the data if they are few enough."""
-    flat = order.reshape(-1, order.shape[-1])
-    if gathered_bytes(train, order.size) > AHEAD:
-        return Batches(flat, None)
-    take = jax.vmap(jax.vmap(take_batch, in_axes=(None, None, None, 0)))
-    ahead = take(*train, order.reshape(len(order), -1, order.shape[-1]))
-    return Batches(flat, Part(*jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), ahead)))
+    def assess(state: State, l2: Array, batch: Batch) -> tuple[Array, Array]:
+        return evaluate(state.params, batch, l2, activation=activation, recipe=recipe)
 
+    state, running = lax.fori_loop(0, length, one_step, (carry.state, carry.running))
 
-def one_batch(train: Part, batches: Batches, i: Int[Array, ""]) -> Part:
-    """The samples of the i-th batch to train on; `train` is the split that it is of."""
-    number = batches.first + i
-    if batches.ahead is not None:
-        return at(batches.ahead, number)
-    return Part(*take_batch(*train, at(batches.order, number)))
+    def record() -> Carry:
+        metrics, each = carry.metrics, jax.vmap(assess, in_axes=(0, 0, None))
+        l2 = jnp.asarray(hyperparameters.l2)
+        if recipe.assess:
+            assert train is not None
+            own = jnp.asarray(share_l2(hyperparameters, total_weight(train)).l2) if recipe.shared_l2 else l2
+            metrics = Metrics(*each(state, own, train), *each(state, own, validation))
+        else:
+            loss = metrics.train_loss if running is None else running_loss(running)
+            held_out = each(state, l2, validation) if recipe.monitor in ("validation", "score") else metrics[2:]
+            metrics = Metrics(loss, metrics.train_score, *held_out)
+        number = carry.record + (1 if carry.kept is None else carry.kept.active)
+        empty = None if running is None else jax.tree.map(jnp.zeros_like, running)
+        new = Carry(state, metrics, number, empty, carry.kept)
+        return new if recipe.monitor is None else stop_early(new, running, stopping, recipe.monitor)
+
+    return lax.cond(measure, record, lambda: carry._replace(state=state, running=running))
 
 
 def running_loss(running: tuple[Array, Array]) -> Float[Array, "*networks"]:
@@ -272,27 +306,28 @@ def running_loss(running: tuple[Array, Array]) -> Float[Array, "*networks"]:
     return jnp.where(count > 0, total / jnp.where(count > 0, count, 1), jnp.inf)
 
 
-def stop_early(carry: Carry, stopping: Stopping, monitor: str) -> Carry:
+def stop_early(carry: Carry, running: Any, stopping: Stopping, monitor: str) -> Carry:
     """At a record: keep the parameters of every network that still trains, if they are the best so far or (monitoring
-    the training loss, which is better the later) in any case; and stop those that have not improved for too long."""
+    the training loss, which is better the later) in any case; and stop those that have made no progress for too long.
+    """
     assert carry.kept is not None
-    assert carry.running is not None
-    kept, (total, count) = carry.kept, carry.running
+    kept = carry.kept
     value = {
-        "train": running_loss(carry.running),
-        "validation": carry.metrics.validation_loss,
-        "score": -carry.metrics.validation_score,
-    }[monitor]
+        "train": lambda: running_loss(running),
+        "validation": lambda: carry.metrics.validation_loss,
+        "score": lambda: -carry.metrics.validation_score,
+    }[monitor]()
     better = value < kept.best
-    # written so that NaN, which compares false, counts as stale
-    stale = jnp.where(value <= kept.best - stopping.tolerance, 0, kept.stale + (carry.record > 0))
+    goal = kept.best - stopping.tolerance
+    # written so that NaN, which compares false, counts as no progress
+    progress = (value < goal) | ((value == goal) & ~stopping.strict)
+    stale = jnp.where(progress, 0, kept.stale + (carry.record > 0))
     keep = kept.active & (better if monitor != "train" else True)
 
     def choose(new: Array, old: Array) -> Array:
         return jnp.where(keep.reshape(keep.shape + (1,) * (new.ndim - keep.ndim)), new, old)
 
     return carry._replace(
-        running=(jnp.zeros_like(total), jnp.zeros_like(count)),
         kept=Kept(
             params=jax.tree.map(choose, carry.state.params, kept.params),
             metrics=jax.tree.map(choose, carry.metrics, kept.metrics),
@@ -310,56 +345,68 @@ def at(tree: Any, index: Array) -> Any:
 
 
 @functools.lru_cache(maxsize=256)
-def stretch_program(mesh: Mesh, recipe: Recipe) -> Any:
-    """The compiled function (carry, trials, train, validation, batches, length, chunks, measure, stopping) -> carry.
+def make_program(mesh: Mesh, recipe: Recipe) -> Any:
+    """The compiled function
 
-    `batches` is [splits, steps, batch_size] or None for full batches, `chunks` how many chunks of each device to visit.
+        (carry, settings, data, batches, length, times, chunks, measure, stopping) -> carry, curves
+
+    that takes `times` times `length` steps, each time with a record if `measure`. `batches` is [splits, steps,
+    batch_size], for all the steps of a call, or None for full batches; `chunks` is how many chunks of each device to
+    visit. A chunk whose networks have all stopped is left. `curves` are metrics [chunks, networks, records], NaN where
+    nothing was trained; None for no records. The carry is donated.
     """
 
-    def stretch(
+    def run(
         carry: Carry,
-        trials: Trials,
-        train: Part,
-        validation: Part,
+        settings: Settings,
+        data: Data,
         batches: Int[Array, "splits steps batch_size"] | None,
         length: Int[Array, ""],
+        times: Int[Array, ""],
         chunks: Int[Array, ""],
         measure: Bool[Array, ""],
         stopping: Stopping,
-    ) -> Carry:
-        gathered = None if batches is None else make_batches(train, batches)
+    ) -> tuple[Carry, Metrics | None]:
         steps = 0 if batches is None else batches.shape[1]
+        gathered = None if batches is None else make_batches(data, batches)
+        shape = (*carry.record.shape, recipe.records)
+        blank = Metrics(*[jnp.full(shape, jnp.nan, data.x.dtype)] * 4) if recipe.records else None
 
-        def visit(c: Array, carry: Carry) -> Carry:
-            split = trials.split[c]
-            new = train_chunk(
-                at(carry, c),
-                at(trials.hyperparameters, c),
-                trials.widths[c],
-                choose_activation(recipe.activations, trials.activation[c]),
-                at(train, split),
-                at(validation, split),
-                None if gathered is None else gathered._replace(first=split * steps),
-                length,
-                measure,
-                stopping,
-                recipe,
-            )
-            return jax.tree.map(lambda old, new: lax.dynamic_update_index_in_dim(old, new, c, 0), carry, new)
+        def visit(c: Array, done: tuple[Carry, Metrics | None]) -> tuple[Carry, Metrics | None]:
+            own, split = at(settings, c), settings.split[c]
+            activation = choose_activation(recipe.activations, own.activation)
+            whole = batches is None or recipe.assess
+            train = take_samples(data, at(data.train, split)) if whole else None
+            validation = take_samples(data, at(data.validation, split))
 
-        return lax.fori_loop(0, chunks, visit, carry)
+            def goes_on(now: tuple[Array, Carry, Any]) -> Array:
+                k, carry, _ = now
+                return (k < times) & (True if carry.kept is None else jnp.any(carry.kept.active))
 
-    return spread_grid(stretch, mesh, whole=7)
+            def once(now: tuple[Array, Carry, Any]) -> tuple[Array, Carry, Any]:
+                k, carry, curves = now
+                order = gathered and gathered._replace(first=split * steps + k * length)
+                new = train_chunk(
+                    carry, own, activation, data, train, validation, order, length, measure, stopping, recipe
+                )
+                if curves is not None:
+                    trained = True if carry.kept is None else carry.kept.active
+                    point = jax.tree.map(lambda m: jnp.where(trained, m, jnp.nan), new.metrics)
+                    curves = jax.tree.map(
+                        lambda line, p: lax.dynamic_update_index_in_dim(line, p, k, axis=1), curves, point
+                    )
+                return k + 1, new, curves
 
+            new = lax.while_loop(goes_on, once, (jnp.int32(0), at(done[0], c), at(done[1], c)))[1:]
+            return jax.tree.map(lambda old, new: lax.dynamic_update_index_in_dim(old, new, c, 0), done, new)
 
-def spread_grid(run: Callable[..., Any], mesh: Mesh, *, whole: int) -> Any:
-    """Compile a function of the carry and the trials, each device working on its share of the chunks, and of `whole`
-    further arguments, of which every device has all. The carry is donated."""
-    spread = PartitionSpec(GRID_AXIS)
+        return lax.fori_loop(0, chunks, visit, (carry, blank))
+
+    spread, everywhere = PartitionSpec(GRID_AXIS), PartitionSpec()
     sharded = jax.shard_map(
         run,
         mesh=mesh,
-        in_specs=(spread, spread, *[PartitionSpec()] * whole),
+        in_specs=(spread, spread, *[everywhere] * 7),
         out_specs=spread,
         check_vma=False,  # the loops' lengths are traced: nothing is communicated, so there is nothing to check
     )

@@ -3,19 +3,23 @@
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, SupportsIndex
+from typing import TYPE_CHECKING, Any, SupportsIndex
 
 import jax
 import numpy as np
-import pandas as pd
 from jaxtyping import Bool, Float, Int, Shaped
 
 from jaxbackprop._checks import check_integer
 from jaxbackprop.data import features_first
-from jaxbackprop.losses import get_objective
-from jaxbackprop.network import Layer, Params, forward
-from jaxbackprop.sweeps.grid import Trial
+from jaxbackprop.losses import OBJECTIVES, Objective
+from jaxbackprop.network import Params, forward
+from jaxbackprop.sweeps.grid import Trial, name_of
+from jaxbackprop.sweeps.host import Job
 from jaxbackprop.sweeps.planner import Plan
+from jaxbackprop.sweeps.state import COMPLETED, STOPPED, Book
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SCORES = {"softmax": "accuracy", "sigmoid": "accuracy", "squared": "r2"}
 
@@ -31,66 +35,113 @@ class SweepResult:
     - `finished`: which trials were trained to the end, by their epochs or by early stopping; not those that successive
       halving dropped or an interruption cut short.
     - `plan`: the programs that trained the trials.
+    - `objective`: what they were trained for; `targets`: how y was read, as the objective of that name reads it.
     """
 
-    table: pd.DataFrame
+    table: "pd.DataFrame"
     trials: Sequence[Trial]
     epochs: Int[np.ndarray, " records"]
     train_loss: Float[np.ndarray, "trials splits records"]
     validation_loss: Float[np.ndarray, "trials splits records"]
     finished: Bool[np.ndarray, " trials"]
     plan: Plan
-    objective: str
+    objective: str | Objective
+    targets: str
     classes: Shaped[np.ndarray, " classes"] | None
-    _stacked: Sequence[Params]  # of each program, [networks, …], padded
-    _place: Int[np.ndarray, "trials splits 2"]  # program and position in it
+    _book: Book
 
     def params(self, trial: SupportsIndex, split: SupportsIndex = 0) -> Params:
-        """The trained parameters of one trial, without padding, as NumPy arrays.
+        """The trained parameters of one trial, as NumPy arrays.
 
         **Raises:** `ValueError` if there is no such trial or split.
         """
         trial, split = check_integer("trial", trial, 0), check_integer("split", split, 0)
-        if trial >= len(self.trials) or split >= self._place.shape[1]:
-            raise ValueError(f"trial={trial}, split={split} is none of {self._place.shape[:2]} trials and splits")
-        program, position = self._place[trial, split]
-        stacked = self._stacked[program]
-        widths = self.trials[trial].hidden
-        rows = (*widths, stacked[-1].bias.shape[-1])
-        columns = (stacked[0].weight.shape[-1], *widths)
-        cut: Any = np.array  # a copy, so that the whole stack need not be kept for one network
-        return tuple(
-            Layer(cut(weight[position, :m, :n]), cut(bias[position, :m]))
-            for (weight, bias), m, n in zip(stacked, rows, columns, strict=True)
-        )
+        if trial >= len(self.trials) or split >= self._book.splits:
+            shape = (len(self.trials), self._book.splits)
+            raise ValueError(f"trial={trial}, split={split} is none of {shape} trials and splits")
+        return self._book.params(trial * self._book.splits + split)
 
     def best(self) -> int:
         """The trial with the lowest validation loss (training loss where nothing was held out) of those that were
-        trained to the end."""
+        trained to the end.
+
+        **Raises:** `ValueError` if there is none: all have diverged, or were interrupted before their end.
+        """
         part = "validation" if self.table["validation_loss"].notna().any() else "train"
-        losses = self.table[f"{part}_loss"].where(~self.table["diverged"] & self.finished, np.inf)
-        return int(np.argmin(losses.fillna(np.inf)))
+        losses = self.table[f"{part}_loss"].to_numpy(float)
+        diverged = self.table["diverged"].to_numpy(bool)
+        good = self.finished & ~diverged & np.isfinite(losses)
+        if not good.any():
+            raise ValueError(
+                f"no trial can be the best: of {len(self.trials)} trials {int(self.finished.sum())} were trained to "
+                f"the end, and {int(diverged.sum())} diverged; train on, or try lower learning rates"
+            )
+        return int(np.argmin(np.where(good, losses, np.inf)))
 
     def predict_proba(
         self, trial: SupportsIndex, X: Any, split: SupportsIndex = 0
     ) -> Float[np.ndarray, "samples classes"]:
-        """y-hat of one trial for X (n_samples, n_features); for the objective "squared" the predicted numbers."""
+        """y-hat of one trial for X (n_samples, n_features); for numbers to predict the predicted numbers."""
         x = features_first(X)
         params = self.params(trial, split)
         y_hat = forward(
             jax.tree.map(jax.numpy.asarray, params),
             jax.numpy.asarray(x, params[0].weight.dtype),
             activation=self.trials[operator.index(trial)].activation,
-            objective=get_objective(self.objective),
+            objective=self.objective,
         ).activations[-1]
         return np.asarray(y_hat).T
 
     def predict(self, trial: SupportsIndex, X: Any, split: SupportsIndex = 0) -> Shaped[np.ndarray, "samples ..."]:
-        """The labels that one trial predicts for X; 0 or 1 a label for "sigmoid", numbers for "squared"."""
+        """The labels that one trial predicts for X; 0 or 1 a label for several labels, numbers for numbers."""
         y_hat = self.predict_proba(trial, X, split)
-        if self.objective == "softmax":
+        if self.targets == "softmax":
             classes = np.arange(y_hat.shape[1]) if self.classes is None else self.classes
             return classes[np.argmax(y_hat, axis=1)]
-        if self.objective == "sigmoid":
+        if self.targets == "sigmoid":
             return (y_hat > 0.5).astype(int)
         return y_hat[:, 0] if y_hat.shape[1] == 1 else y_hat
+
+
+def make_result(job: Job, book: Book) -> SweepResult:
+    """What the book says, in the trials' order."""
+    curves: Any = book.curves
+    shape, own = (len(job.trials), book.splits), job.splits.objective
+    return SweepResult(
+        table=_make_table(job, book),
+        trials=job.trials,
+        epochs=job.marks,
+        train_loss=curves.train_loss.T.reshape(*shape, -1),
+        validation_loss=curves.validation_loss.T.reshape(*shape, -1),
+        finished=np.asarray(np.isin(book.status, (STOPPED, COMPLETED)).reshape(shape).all(axis=1)),
+        plan=job.plan,
+        objective=name_of(own) if OBJECTIVES.get(own.name) is own else own,
+        targets=job.splits.targets,
+        classes=job.splits.classes,
+        _book=book,
+    )
+
+
+def _make_table(job: Job, book: Book) -> "pd.DataFrame":
+    """One row a trial: its settings and what came of it, averaged over the splits."""
+    import pandas as pd
+
+    score = SCORES[job.splits.targets]
+    table = pd.DataFrame([[name_of(value) for value in trial] for trial in job.trials], columns=Trial._fields)
+    table.index.name = "trial"
+    table["hidden"] = [trial.hidden for trial in job.trials]
+    shape = (len(job.trials), book.splits)
+    final = {name: values.reshape(shape) for name, values in book.outcome()._asdict().items()}
+    table["train_loss"] = final["train_loss"].mean(axis=1)
+    table["validation_loss"] = final["validation_loss"].mean(axis=1)
+    table[f"train_{score}"] = final["train_score"].mean(axis=1)
+    table[f"validation_{score}"] = final["validation_score"].mean(axis=1)
+    if shape[1] > 1:
+        table[f"validation_{score}_std"] = final["validation_score"].std(axis=1)
+    epochs = book.epoch.reshape(shape).max(axis=1)
+    table["epochs"] = epochs
+    if book.monitored is not None:
+        table["best_epoch"] = job.marks[np.maximum(book.monitored.record, 0)].reshape(shape).max(axis=1)
+    # A trial that was never reached, because the sweep was interrupted before, has NaN but did not diverge.
+    table["diverged"] = (epochs > 0) & ~np.isfinite(final["train_loss"]).all(axis=1)
+    return table

@@ -1,4 +1,5 @@
-"""The data of a sweep, checked and turned features first: what is trained on and what is held out, for each split."""
+"""The data of a sweep, checked and turned features first: all samples once, and which of them each split trains on and
+holds out."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -6,43 +7,55 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from jaxtyping import Float, Int, Shaped
-from sklearn.model_selection import check_cv
 
-from jaxbackprop._checks import check_finite, check_real
+from jaxbackprop._checks import check_finite, check_integer, check_real
 from jaxbackprop.data import check_lengths, encode, features_first, split
-from jaxbackprop.sweeps.program import Part
+from jaxbackprop.losses import Objective, get_objective
+from jaxbackprop.oracle import check_error
+from jaxbackprop.sweeps.program import Data
 
 Index = Int[np.ndarray, " _"]
+ALIGNMENT = 64  # bytes: arrays that start at a multiple of it are shared by all CPU devices, others copied to each
 
 
-class Problem(NamedTuple):
-    """Train and validation samples of each split, how many of them are real, and what the targets mean."""
+class Splits(NamedTuple):
+    """Samples, how many of them each split trains on and holds out, and what the targets mean.
 
-    train: Part
-    validation: Part
+    `targets` says how y is read: as the objective of that name reads it, whatever the network is trained for.
+    """
+
+    data: Data
     train_sizes: tuple[int, ...]
     validation_sizes: tuple[int, ...]
-    objective: str
-    classes: Shaped[np.ndarray, " classes"] | None
+    objective: Objective
+    targets: str
+    classes: Shaped[np.ndarray, " classes"] | None = None
+
+    @property
+    def dtype(self) -> np.dtype:
+        return np.dtype(self.data.x.dtype)
 
 
-def make_problem(
+def make_splits(
     X: Any,
     y: Any,
     *,
     validation: float | tuple[Any, Any] | None,
     folds: Any,
     weights: Any,
-    objective: str | None,
+    objective: str | Objective | None,
     seed: int,
-) -> Problem:
+) -> Splits:
     """See `sweep` for the arguments."""
+    own = objective if isinstance(objective, Objective) else None
+    if own is not None:
+        check_error(own)
     x = features_first(X)
-    targets = encode(y, objective)
+    targets = encode(y, None if isinstance(objective, Objective) else objective)
     check_lengths(X, y)
-    dtype = jax.dtypes.canonicalize_dtype(x.dtype)
-    x, t = x.astype(dtype), targets.y.astype(dtype)
-    w = None if weights is None else _check_weights(weights, x.shape[1]).astype(dtype)
+    dtype = training_type(x.dtype)
+    x, t = as_type("X", x, dtype), as_type("y", targets.y, dtype)
+    w = None if weights is None else _check_weights(weights, x.shape[1], dtype)
     every = np.arange(x.shape[1])
 
     if folds is not None:
@@ -59,60 +72,130 @@ def make_problem(
         pairs = [(every, np.arange(len(every), x.shape[1]))]
     else:
         share = check_real("validation", validation, 0, exclusive=True)
-        labels = np.asarray(y, float) if targets.objective == "squared" else y  # floats are not stratified
+        labels = np.asarray(y, float) if targets.objective == "squared" else y  # numbers are not stratified
         parts = split(every[:, None], labels, validation=share, test=0.0, seed=seed)
         pairs = [(parts.train.X[:, 0].astype(int), parts.validation.X[:, 0].astype(int))]
+    if w is not None:
+        _check_weighted(w, pairs)
+    return Splits(
+        make_data(x, t, w, [pair[0] for pair in pairs], [pair[1] for pair in pairs]),
+        tuple(len(pair[0]) for pair in pairs),
+        tuple(len(pair[1]) for pair in pairs),
+        get_objective(targets.objective) if own is None else own,
+        targets.objective,
+        targets.classes,
+    )
 
-    train, validation_part = (_gather(x, t, w, [pair[k] for pair in pairs]) for k in (0, 1))
-    sizes, held_out = (tuple(len(pair[k]) for pair in pairs) for k in (0, 1))
-    return Problem(train, validation_part, sizes, held_out, targets.objective, targets.classes)
 
-
-def _gather(
+def make_data(
     x: Float[np.ndarray, "features samples"],
     y: Float[np.ndarray, "classes samples"],
     weights: Float[np.ndarray, " samples"] | None,
-    splits: Sequence[Index],
-) -> Part:
-    """The samples of each split, the smaller splits filled up with samples of weight 0."""
-    most = max(len(index) for index in splits)
-    if weights is None and any(len(index) < most for index in splits):
+    train: Sequence[Index],
+    validation: Sequence[Index],
+) -> Data:
+    """Samples, once, and the index of each split, the smaller splits filled up with -1."""
+    uneven = any(len({len(index) for index in part}) > 1 for part in (train, validation))
+    if weights is None and uneven:
         weights = np.ones(x.shape[1], x.dtype)
-    filled = np.stack([np.pad(index, (0, most - len(index))) for index in splits])
-    present = np.stack([np.arange(most) < len(index) for index in splits])
-    first: Any = np.ascontiguousarray(np.moveaxis(x[:, filled], 1, 0))
-    second: Any = np.ascontiguousarray(np.moveaxis(y[:, filled], 1, 0))
-    shares: Any = None if weights is None else (weights[filled] * present).astype(x.dtype)
-    return Part(first, second, shares)
+    arrays: Any = (_aligned(x), _aligned(y), weights, _filled(train), _filled(validation))
+    return Data(*arrays)
 
 
-def _check_weights(weights: Any, samples: int) -> Float[np.ndarray, " samples"]:
+def _filled(splits: Sequence[Index]) -> Any:
+    most = max(len(index) for index in splits)
+    return np.stack([np.pad(index, (0, most - len(index)), constant_values=-1) for index in splits]).astype(np.int32)
+
+
+def _aligned(array: np.ndarray) -> np.ndarray:
+    """The same numbers in rows, at an address that JAX's CPU devices can share without a copy."""
+    if array.flags.c_contiguous and array.ctypes.data % ALIGNMENT == 0:
+        return array
+    room = np.empty(array.nbytes + ALIGNMENT, np.uint8)
+    start = -room.ctypes.data % ALIGNMENT
+    own = room[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    own[...] = array
+    return own
+
+
+def training_type(dtype: Any) -> np.dtype:
+    """float32, or float64 where the data have it and JAX has it enabled; half precision is widened."""
+    return np.dtype(jax.dtypes.canonicalize_dtype(np.promote_types(dtype, np.float32)))
+
+
+def as_type(argument: str, array: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """`array` in the type that is trained in.
+
+    **Raises:** `ValueError` for a number that this type cannot hold.
+    """
+    with np.errstate(over="ignore"):
+        converted = array.astype(dtype, copy=False)
+    if not np.isfinite(converted).all():
+        raise ValueError(
+            f"{argument} holds {array.flat[int(np.argmin(np.isfinite(converted)))]:g}, beyond the range of "
+            f"{dtype.name} (±{np.finfo(dtype).max:.1e}); scale it, as StandardScaler does"
+        )
+    return converted
+
+
+def _check_weights(weights: Any, samples: int, dtype: np.dtype) -> Float[np.ndarray, " samples"]:
     array = np.asarray(weights, float)
     if array.shape != (samples,):
         raise ValueError(f"weights must have shape ({samples},), one a sample, got {array.shape}")
     check_finite("weights", array)
     if (array < 0).any() or array.sum() == 0:
         raise ValueError("weights must be at least 0, and not all 0")
-    return array
+    return as_type("weights", array, dtype)
 
 
-def _held_out(pair: tuple[Any, Any], features: int, targets: Any, dtype: Any) -> tuple[np.ndarray, np.ndarray]:
+def _check_weighted(weights: Float[np.ndarray, " samples"], pairs: Sequence[tuple[Index, Index]]) -> None:
+    """A part of no weight would have the loss 0, and win."""
+    for k, pair in enumerate(pairs):
+        for part, index in zip(("training", "validation"), pair, strict=True):
+            if len(index) and not weights[index].any():
+                raise ValueError(f"weights are all 0 for the {len(index)} {part} samples of split {k}")
+
+
+def _held_out(pair: tuple[Any, Any], features: int, targets: Any, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
     if len(pair) != 2:
         raise ValueError(f"validation must be a share of the samples or a pair (X, y), got {len(pair)} entries")
     x = features_first(pair[0], argument="validation[0]")
     if x.shape[0] != features:
         raise ValueError(f"validation[0] has {x.shape[0]} features, X has {features}")
     check_lengths(*pair)
-    return x.astype(dtype), encode(pair[1], targets.objective, classes=targets.classes).y.astype(dtype)
+    y = encode(pair[1], targets.objective, classes=targets.classes).y
+    return as_type("validation[0]", x, dtype), as_type("validation[1]", y, dtype)
 
 
 def _fold_indices(folds: Any, X: np.ndarray, labels: np.ndarray | None) -> list[tuple[Index, Index]]:
     """(train, validation) indices: from a number of folds, a scikit-learn splitter, or pairs of indices."""
+    from sklearn.model_selection import check_cv
+
+    if not isinstance(folds, str | Iterable) and not hasattr(folds, "split"):
+        check_integer("folds", folds, 2)
     try:
         splitter = check_cv(folds, labels, classifier=labels is not None)
         pairs = [(np.asarray(a), np.asarray(b)) for a, b in splitter.split(X, labels)]
     except (ValueError, TypeError) as error:
         raise ValueError(f"folds={folds!r} does not split the data: {error}") from error
-    if not pairs or isinstance(folds, str) or not (isinstance(folds, Iterable) or hasattr(splitter, "split")):
+    if not pairs or isinstance(folds, str):
         raise ValueError(f"folds={folds!r} must be a number of folds, a splitter, or pairs of index arrays")
-    return pairs
+    return [
+        (_check_index(k, "training", a, len(X)), _check_index(k, "validation", b, len(X)))
+        for k, (a, b) in enumerate(pairs)
+    ]
+
+
+def _check_index(fold: int, part: str, index: np.ndarray, samples: int) -> Index:
+    """The positions that a fold names: masks become positions."""
+    where = f"folds[{fold}]: its {part} samples"
+    if index.dtype == bool and index.shape == (samples,):
+        index = np.flatnonzero(index)
+    if index.ndim != 1 or len(index) == 0:
+        raise ValueError(f"{where} must be a one-dimensional array of at least one position, got shape {index.shape}")
+    if index.dtype.kind not in "iu":
+        raise ValueError(f"{where} must be positions, integers from 0, got {index.dtype.name}")
+    if index.min() < 0 or index.max() >= samples:
+        bad = index[(index < 0) | (index >= samples)][0]
+        raise ValueError(f"{where} name position {bad}, but the data have {samples} samples, numbered from 0")
+    return index.astype(np.int32)

@@ -1,6 +1,7 @@
 """The initial parameters of many networks at once, padded: for each seed those of `init_params`."""
 
 import functools
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxbackprop.network import Layer, Params, scale, standard_rows
+from jaxbackprop.sweeps.grid import Trial
 
 BLOCK = 1024  # rows drawn at a time: one compiled program serves any number of networks of any width
 
@@ -21,6 +23,13 @@ def _draw_block(
         return standard_rows(jax.random.key(seed), l[None], row[None], columns, scheme=scheme, dtype=dtype)[0]
 
     return jax.vmap(draw)(seeds, rows)
+
+
+def draw_members(members: Sequence[Trial], padded: tuple[int, ...], *, scheme: str, dtype: np.dtype) -> Params:
+    """The starts of some trials, stacked and padded."""
+    sizes = np.array([(padded[0], *trial.hidden, padded[-1]) for trial in members], np.int32)
+    seeds = np.array([trial.seed for trial in members], np.int64)
+    return draw_starts(seeds, sizes, padded, scheme=scheme, dtype=dtype)
 
 
 def draw_starts(

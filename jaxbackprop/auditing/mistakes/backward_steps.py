@@ -1,157 +1,24 @@
-"""The mistakes that are made in deriving a network's backward pass: each replaces one step of it.
+"""The mistakes in the way back through a network's layers: slopes, weights, inputs and sums over the samples."""
 
-Rows are as those of `hypotheses`, but a prediction is of all leaves at once: a wrong delta spoils every gradient below
-it, and that the others are right is evidence too. Where a step is made at several layers, it may be wrong in all of
-them or in one.
-"""
-
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property, partial
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
 
 import numpy as np
 
-from jaxbackprop.activations import ACTIVATIONS, Activation, get_activation
-from jaxbackprop.auditing.hypotheses import inner, number, ratio
-from jaxbackprop.auditing.judge import Evidence
-from jaxbackprop.auditing.layered import Layout, Network, Steps, Trace, backward, elementwise, with_activation
-from jaxbackprop.auditing.slopes import WrongSlope, formula, wrong_slopes
-
-
-@dataclass(frozen=True)
-class Family:
-    """A network at every point where it was looked at."""
-
-    network: Network
-    layout: Layout
-    traces: list[Trace]
-    evidence: Evidence
-
-    @property
-    def depth(self) -> int:
-        return self.traces[0].depth
-
-    @property
-    def activation(self) -> Activation:
-        return get_activation(self.network.activation)
-
-    @cached_property
-    def wrong_slopes(self) -> list[list[list[WrongSlope]]]:
-        """For each point and each hidden layer, from 1 on, the values of all the wrong derivatives."""
-        return [[[], *(wrong_slopes(self.activation, t.z[l], t.a[l]) for l in range(1, t.depth))] for t in self.traces]
-
-    def predict(self, steps: Steps, k: int) -> list[np.ndarray]:
-        """The gradient at point k that such a backward pass gives, leaf by leaf."""
-        return self.predict_from(self.traces[k], steps)
-
-    def predict_from(self, t: Trace, steps: Steps) -> list[np.ndarray]:
-        return self.layout.leaves(backward(t, steps))
-
-
-class Variant(NamedTuple):
-    """One way to make a mistake: the steps at each point, and what its sentence is to say."""
-
-    steps: Callable[[int], Steps]
-    facts: dict[str, Any]
-
-
-def same_everywhere(steps: Steps, facts: dict[str, Any]) -> Variant:
-    return Variant(lambda k: steps, facts)
-
-
-class NetworkHypothesis(NamedTuple):
-    """A mistake: its code, the ways to make it, and a sentence with places for the facts."""
-
-    code: str
-    variants: Callable[[Family], Iterator[Variant]]
-    sentence: str
-
-
-def always(**steps: Callable) -> Callable[[Family], Iterator[Variant]]:
-    """A mistake that there is one way to make."""
-
-    def variants(f: Family) -> Iterator[Variant]:
-        yield same_everywhere(Steps(**steps), {"L": f.depth, "N": f.traces[0].samples, "delta": f.depth + 1})
-
-    return variants
-
-
-def hidden_layers(f: Family) -> list[tuple[int, ...]]:
-    """The layers that a mistake may be made at: all hidden ones, or one of them."""
-    hidden = tuple(range(1, f.depth))
-    return [hidden, *((l,) for l in hidden if len(hidden) > 1)] if hidden else []
-
-
-def named(layers: Sequence[int], f: Family) -> dict[str, Any]:
-    """How a sentence calls those layers' quantities."""
-    index = str(layers[0]) if len(layers) == 1 else "l"
-    where = "" if len(layers) > 1 or f.depth <= 2 else f" at layer {index}"
-    return {
-        "z": f"z^{index}",
-        "a": f"a^{index}",
-        "f": f.activation.name,
-        "formula": formula(f.activation, f"z^{index}"),
-        "where": where,
-        "l": index,
-    }
-
-
-def at(layers: Sequence[int], wrong: Callable[..., np.ndarray], right: Callable[..., np.ndarray]) -> Callable:
-    """A step that is wrong at some layers."""
-    return lambda t, l, *rest: (wrong if l in layers else right)(t, l, *rest)
-
-
-RIGHT = Steps()
-
-
-def softmax_diagonal(t: Trace) -> np.ndarray:
-    """dL/dy-hat times the diagonal of the softmax Jacobian, y-hat (1 - y-hat), without -y-hat_i y-hat_j."""
-    return -t.y * (1 - t.a[-1]) / t.samples
-
-
-def jacobian_again(t: Trace) -> np.ndarray:
-    """The softmax Jacobian once more on y-hat - y, which has it inside: J e = y-hat * (e - sum(y-hat * e))."""
-    e, y_hat = RIGHT.error(t), t.a[-1]
-    return y_hat * (e - np.sum(y_hat * e, axis=0))
-
-
-def times_output_slope(f: Family) -> Iterator[Variant]:
-    """The activation's derivative at the output layer too, which has a softmax in its place."""
-
-    def error(t: Trace) -> np.ndarray:
-        return RIGHT.error(t) * elementwise(f.activation.derivative, t.z[-1])
-
-    yield same_everywhere(Steps(error=error), {"f": f.activation.name, "L": f.depth})
-
-
-def constant_error(constant: Callable[[Trace], float | int]) -> Callable[[Family], Iterator[Variant]]:
-    """dL/dz^L times a constant, beside an l2 term that is right; without one every leaf shows it by itself."""
-
-    def variants(f: Family) -> Iterator[Variant]:
-        if f.network.l2 > 0:
-            steps = Steps(error=lambda t: constant(t) * RIGHT.error(t))
-            facts = {"samples": f.traces[0].samples, "factor": number(constant(f.traces[0]))}
-            yield same_everywhere(steps, facts)
-
-    return variants
-
-
-def other_activation(f: Family) -> Iterator[Variant]:
-    """The right gradient of another network: with another activation, forward and backward."""
-    spoiled = f.evidence.wrong_points(f.layout.pairs[-1][1])  # y-hat is another one, so b^L is wrong in any case
-    for name, activation in ACTIVATIONS.items() if spoiled and f.depth > 1 else ():
-        if activation != f.activation:
-
-            def steps(k: int, activation: Activation = activation) -> Steps:
-                o = with_activation(f.traces[k], activation, f.network.objective)
-                return Steps(
-                    error=lambda t: RIGHT.error(o),
-                    slope=lambda t, l: RIGHT.slope(o, l),
-                    seen=lambda t, l: RIGHT.seen(o, l),
-                )
-
-            yield Variant(steps, {"other": name, "f": f.activation.name})
+from jaxbackprop.auditing.layered import Steps, Trace
+from jaxbackprop.auditing.mistakes.general import inner, number, ratio
+from jaxbackprop.auditing.mistakes.outputs import OUTPUT_MISTAKES
+from jaxbackprop.auditing.mistakes.variants import (
+    RIGHT,
+    Family,
+    NetworkHypothesis,
+    Variant,
+    at,
+    hidden_layers,
+    named,
+    same_everywhere,
+)
 
 
 def slopes(code: str) -> Callable[[Family], Iterator[Variant]]:
@@ -287,8 +154,20 @@ def chosen_error(chosen: np.ndarray, t: Trace) -> np.ndarray:
     return RIGHT.error(t) * chosen
 
 
-def chosen_sum(chosen: np.ndarray, t: Trace, e: np.ndarray) -> np.ndarray:
-    return e @ chosen
+def chosen_sum(chosen: np.ndarray, t: Trace, l: int, errors: Mapping[int, np.ndarray]) -> np.ndarray:
+    return errors[l] @ chosen
+
+
+def delta_of_another_layer(f: Family) -> Iterator[Variant]:
+    """dL/dW^l formed with dL/dz^m of a layer above that is as wide, or dL/db^l summed from it."""
+    for l in range(1, f.depth):
+        for m in range(l + 1, f.depth + 1):
+            if len(f.traces[0].z[m]) == len(f.traces[0].z[l]):
+                facts = {"l": l, "delta": l + 1, "other": m + 1}
+                formed = at((l,), lambda t, l, errors, m=m: errors[m], RIGHT.formed)
+                summed = at((l,), lambda t, l, errors, m=m: errors[m].sum(axis=1), RIGHT.summed)
+                yield same_everywhere(Steps(formed=formed), {**facts, "leaf": "W"})
+                yield same_everywhere(Steps(summed=summed), {**facts, "leaf": "b"})
 
 
 GIVEN = "{sentence}"  # by the row of the wrong derivative
@@ -300,8 +179,12 @@ SLOPE_CODES = (
     "tanh_slope_of_z_squared",
     "tanh_slope_not_squared",
     "tanh_slope_sign",
+    "tanh_slope_sinh",
     "sigmoid_slope_unfinished",
     "sigmoid_slope_sign",
+    "sigmoid_slope_1_minus_z",
+    "sigmoid_slope_quotient",
+    "relu_slope_clipped",
     "slope_of_other",
     "slope_is_a",
     "slope_is_1_minus_a",
@@ -309,50 +192,7 @@ SLOPE_CODES = (
 )
 
 NETWORK_HYPOTHESES = (
-    NetworkHypothesis(
-        "delta_sign",
-        always(error=lambda t: -RIGHT.error(t)),
-        "the sign of delta^{delta} is turned: dL/dz^{L} is (y-hat - y)/{N}, not (y - y-hat)/{N}",
-    ),
-    NetworkHypothesis(
-        "delta_without_y",
-        always(error=lambda t: t.a[-1] / t.samples),
-        "delta^{delta} is y-hat alone, without - y: dL/dz^{L} is (y-hat - y)/{N}",
-    ),
-    NetworkHypothesis(
-        "softmax_jacobian_diagonal",
-        always(error=softmax_diagonal),
-        "only the diagonal of the softmax Jacobian is there, y-hat_i (1 - y-hat_i) for j = i; the terms "
-        "-y-hat_i y-hat_j for j != i are missing. With both, dL/dz^{L} is (y-hat - y)/{N}",
-    ),
-    NetworkHypothesis(
-        "softmax_jacobian_twice",
-        always(error=jacobian_again),
-        "the softmax Jacobian is multiplied in twice: y-hat - y has it inside already, dL/dz^{L} is (y-hat - y)/{N}",
-    ),
-    NetworkHypothesis(
-        "sum_not_mean",
-        constant_error(lambda t: t.samples),
-        "the gradient of the data term is {factor} times too large: it is that of the sum over {samples} samples, the "
-        "loss is their mean; divide by {samples}",
-    ),
-    NetworkHypothesis(
-        "mean_twice",
-        constant_error(lambda t: 1 / t.samples),
-        "the gradient of the data term is {factor} times the right one: the mean over {samples} samples is taken "
-        "twice; divide by {samples} once only",
-    ),
-    NetworkHypothesis(
-        "slope_at_output",
-        times_output_slope,
-        "delta is multiplied by {f}'(z^{L}) at the output layer, which has no {f}: softmax and cross-entropy together "
-        "give dL/dz^{L} = (y-hat - y)/N and nothing more",
-    ),
-    NetworkHypothesis(
-        "other_activation",
-        other_activation,
-        "the gradient of a network with {other}, forward and backward, where the loss has {f}",
-    ),
+    *OUTPUT_MISTAKES,
     *(NetworkHypothesis(code, slopes(code), GIVEN) for code in SLOPE_CODES),
     NetworkHypothesis(
         "slope_of_another_layer",
@@ -391,6 +231,11 @@ NETWORK_HYPOTHESES = (
         "input_before_activation",
         input_before_activation,
         "dL/dW^{l} is formed with z^{below}, before the activation, and belongs with a^{below}, the input of layer {l}",
+    ),
+    NetworkHypothesis(
+        "delta_of_another_layer",
+        delta_of_another_layer,
+        "dL/d{leaf}^{l} is formed with delta^{other} and belongs with delta^{delta}, the error at z^{l}",
     ),
     NetworkHypothesis(
         "few_samples",

@@ -78,6 +78,11 @@ OF_ONE_ACTIVATION: dict[str, tuple[tuple[str, str, Formula], ...]] = {
             "tanh'({z}) is written 1 + tanh(z)^2: it is 1 - tanh(z)^2, the quotient rule subtracts",
             lambda z, a: 1 + a * a,
         ),
+        (
+            "tanh_slope_sinh",
+            "tanh'({z}) is written 1 - sinh(z)/(2 cosh(z)^2): it is 1 - sinh(z)^2/cosh(z)^2 = 1/cosh(z)^2",
+            lambda z, a: 1 - jnp.sinh(z) / (2 * jnp.cosh(z) ** 2),
+        ),
     ),
     "sigmoid": (
         (
@@ -94,6 +99,30 @@ OF_ONE_ACTIVATION: dict[str, tuple[tuple[str, str, Formula], ...]] = {
             "sigmoid_slope_sign",
             "sigmoid'({z}) is written s (1 + s): it is s (1 - s) with s = sigmoid({z})",
             lambda z, a: a * (1 + a),
+        ),
+        (
+            "sigmoid_slope_1_minus_z",
+            "sigmoid'({z}) is written sigmoid(z) sigmoid(1 - z): it is s (1 - s) with s = sigmoid({z}); 1 - s is "
+            "sigmoid(-z), not sigmoid(1 - z)",
+            lambda z, a: a / (1 + jnp.exp(z - 1)),
+        ),
+        (
+            "sigmoid_slope_quotient",
+            "sigmoid'({z}) is written e^-z/(1 + z^2)^2: the quotient rule gives e^-z/(1 + e^-z)^2, which is s (1 - s)",
+            lambda z, a: jnp.exp(-z) / (1 + z**2) ** 2,
+        ),
+    ),
+    "relu": (
+        (
+            "slope_missing",
+            "the derivative of relu is 1 everywhere: it is missing, or its mask is made from what is never negative, "
+            "and relu'({z}) = {formula}",
+            lambda z, a: jnp.ones_like(z),
+        ),
+        (
+            "relu_slope_clipped",
+            "relu'({z}) is a clipped to between 0 and 1: it is a step, {formula}, whatever the size of z",
+            lambda z, a: jnp.clip(a, 0, 1),
         ),
     ),
 }
@@ -123,7 +152,8 @@ def wrong_slopes(activation: Activation, z: np.ndarray, a: np.ndarray) -> list[W
         WrongSlope("slope_is_1_minus_a", IS_1_MINUS_A, 1 - a),
         WrongSlope("slope_twice", TWICE, right**2),
     ]
-    return [*generic[:3], *rows, *generic[3:], *last]
+    first = [row for row in generic[:3] if row.code not in {own.code for own in rows}]
+    return [*first, *rows, *generic[3:], *last]
 
 
 def _slopes_of_all(z: Array, a: Array) -> Array:

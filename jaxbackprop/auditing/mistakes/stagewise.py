@@ -6,7 +6,7 @@ import numpy as np
 
 from jaxbackprop.activations import ACTIVATIONS, Activation
 from jaxbackprop.auditing.layered import elementwise
-from jaxbackprop.auditing.slopes import formula, wrong_slopes
+from jaxbackprop.auditing.mistakes.slopes import formula, wrong_slopes
 
 Wrong = tuple[str, np.ndarray]
 

@@ -32,7 +32,9 @@ class Hypothesis(NamedTuple):
 
 
 def zero(e: Evidence, i: int) -> Iterator[Guess]:
-    yield Guess([np.zeros_like(point[i]) for point in e.points], {})
+    """Exactly zero: what is merely small says something else."""
+    if not any(row[i].any() for row in e.got):
+        yield Guess([np.zeros_like(point[i]) for point in e.points], {})
 
 
 def times(constant: float | int, e: Evidence, i: int) -> Iterator[Guess]:
@@ -42,14 +44,26 @@ def times(constant: float | int, e: Evidence, i: int) -> Iterator[Guess]:
 
 def times_samples(e: Evidence, i: int) -> Iterator[Guess]:
     """The gradient of the sum over the samples, where the loss is their mean."""
-    for guess in times(e.samples, e, i) if e.samples else ():
+    for guess in times(e.samples, e, i) if e.samples and not e.summed else ():
         yield guess._replace(facts={**guess.facts, "length": e.samples, "axis": f"{e.samples} samples"})
 
 
 def over_samples(e: Evidence, i: int) -> Iterator[Guess]:
     """The mean taken twice."""
-    for guess in times(1 / e.samples, e, i) if e.samples else ():
+    for guess in times(1 / e.samples, e, i) if e.samples and not e.summed else ():
         yield guess._replace(facts={**guess.facts, "length": e.samples, "axis": f"{e.samples} samples"})
+
+
+def of_the_mean(e: Evidence, i: int) -> Iterator[Guess]:
+    """The gradient of the mean over the samples, where that of their sum is wanted."""
+    for guess in times(1 / e.samples, e, i) if e.samples and e.summed else ():
+        yield guess._replace(facts={**guess.facts, "length": e.samples, "axis": f"{e.samples} samples"})
+
+
+def summed_too_far(e: Evidence, i: int) -> Iterator[Guess]:
+    """The sum of all entries of the right gradient in each of them: a sum over both axes, where one is for a bias."""
+    if e.points[0][i].size > 1:
+        yield Guess([np.full_like(e.points[k][i], np.sum(e.right(k, i))) for k in range(len(e.points))], {})
 
 
 def times_length(e: Evidence, i: int) -> Iterator[Guess]:
@@ -205,6 +219,11 @@ HYPOTHESES = (
     Hypothesis("sum_not_mean", times_samples, SUM_NOT_MEAN),
     Hypothesis("mean_twice", over_samples, MEAN_TWICE),
     Hypothesis(
+        "mean_not_sum",
+        of_the_mean,
+        "equal to {factor} times the gradient of the sum over {axis}: it is divided by {length}, and the rest is not",
+    ),
+    Hypothesis(
         "sign",
         negative,
         "equal to {factor} times the gradient of the loss: its sign is turned, so that descending along it climbs",
@@ -227,6 +246,12 @@ HYPOTHESES = (
         "transposed",
         transposed,
         "the transpose of the right gradient: the two factors of the outer product are swapped",
+    ),
+    Hypothesis(
+        "summed_over_both",
+        summed_too_far,
+        "the same number everywhere, the sum of all entries of the right gradient: it is summed over both axes, and "
+        "belongs summed over the samples alone",
     ),
     Hypothesis(
         "l2_on_bias",
@@ -331,4 +356,5 @@ def has_no_digit_beyond(values: np.ndarray, dtype: Any) -> bool:
     """Whether every entry is exact in a narrower type, which is chance only for round numbers."""
     filled = values[values != 0]
     mantissas = np.unique(np.abs(np.frexp(filled)[0]))
-    return mantissas.size > 1 and bool((filled.astype(dtype).astype(np.float64) == filled).all())
+    with np.errstate(over="ignore"):  # what does not fit is another number, and infinite
+        return mantissas.size > 1 and bool((filled.astype(dtype).astype(np.float64) == filled).all())

@@ -1,0 +1,289 @@
+"""Homework as a class: an object with weights, a forward pass and a backward pass, as the course and CS231n have it."""
+
+import inspect
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxbackprop.auditing.calling import (
+    Unclear,
+    call,
+    entries,
+    fill,
+    is_gradient,
+    leaf_kind,
+    plain,
+    returned_names,
+    role,
+)
+from jaxbackprop.auditing.hand_in import HandIn, quiet
+from jaxbackprop.auditing.slots import kept_gradients, parameters
+from jaxbackprop.auditing.stages_seen import seen_stages, snapshot, written
+from jaxbackprop.auditing.subjects import Run, Subject, Way, settle, ways
+from jaxbackprop.auditing.yardstick import Data, Leaves
+
+FORWARD = r"(feed)?forward\w*|fprop|forwardprop\w*"
+BACKWARD = r"back\w*|bprop|gradients?|(compute|calc|calculate|get)?grad\w*|lossandgrad\w*|loss|costfunction"
+LOSS = r"(calculate|compute|calc|get)?(loss|cost|crossentropy\w*)(function)?"
+SIZES = ((3, 5, 2), (2, 3, 2))  # of equal shapes no two; but some write the two features of the course's data in
+LISTS = r"(layers?|nn)?(dims?|sizes?|shapes?)|layers?|sizes|architecture|structure|layout|units|netsizes?|(nn)?layer\w*"
+
+
+def class_subjects(hand_in: HandIn, cls: type, classes: int, rng: np.random.Generator) -> Subject:
+    """The class, ready to be audited.
+
+    **Raises:** `Unclear` if it cannot be told how it is called; `NotRun` if its own code fails.
+    """
+    backward = find_method(cls, BACKWARD)
+    if backward is None:
+        raise Unclear(f"{cls.__name__} has no method backprop, backward, gradient or loss")
+    reason: Unclear | None = None
+    for sizes in SIZES:
+        for arguments in constructions(cls, (*sizes[:-1], classes), hand_in):
+            try:
+                subject = build(hand_in, cls, backward, arguments, sizes[0], classes)
+                rows = (True, False) if subject.samples_first else (False, True)
+                options = ways(rows=rows, by_name=bool(subject.spelled))
+                return settle(subject, options, hand_in, rng)
+            except Unclear as error:
+                reason = reason or error
+    raise reason or Unclear(f"{cls.__name__} cannot be made: its arguments are {inspect.signature(cls)}")
+
+
+def find_method(cls: type, pattern: str) -> str | None:
+    """The method of that name; what the class defines itself and what is spelled shortest goes first."""
+    names = [name for name in dir(cls) if not name.startswith("__") and inspect.isroutine(getattr(cls, name))]
+    fitting = [name for name in names if re.fullmatch(pattern, plain(name))]
+    rank = ["backprop", "backward", "backpropagation", "backwardpass"]
+    return min(
+        fitting, key=lambda n: (plain(n) not in rank, plain(n) == "loss", n not in vars(cls), len(n)), default=None
+    )
+
+
+def constructions(cls: type, sizes: tuple[int, ...], hand_in: HandIn) -> Iterator[dict[str, Any]]:
+    """Arguments for the constructor, as they may be meant. "{activation}" stands for the activation's name."""
+    signature = inspect.signature(cls)
+    deep = (sizes[0], sizes[1], sizes[1] - 1, sizes[-1])
+    variants: list[tuple[Sequence[int], bool, int]] = [
+        (sizes, False, 1),
+        (deep, True, 3),
+        (sizes, True, 2),
+        (deep, False, 3),
+    ]
+    seen = []
+    for widths, as_list, number in variants:
+        try:
+            arguments = {
+                name: value
+                for name, parameter in signature.parameters.items()
+                if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+                if (value := argument(name, parameter, widths, as_list, number)) is not None
+            }
+        except Unclear:
+            continue
+        if arguments not in seen:
+            seen.append(arguments)
+            yield arguments
+    if not seen:
+        for variant in variants[:1]:
+            for name, parameter in signature.parameters.items():  # raises, and says for which argument
+                argument(name, parameter, variant[0], variant[1], variant[2])
+
+
+def argument(name: str, parameter: inspect.Parameter, sizes: Sequence[int], as_list: bool, number: int) -> Any:
+    """A value for one argument of a constructor; None to leave its default."""
+    bare, default = plain(name), parameter.default
+    optional = default is not parameter.empty
+    counts = "num" in bare or bare.startswith("nlayer") or "layernum" in bare or "depth" in bare or bare == "nnlayers"
+    if counts and ("layer" in bare or "depth" in bare):
+        return number
+    if re.search(r"hid|^hdim$|^nh$|^h$|^nnh|^units$|^d?h$", bare):
+        listed = as_list or isinstance(default, list | tuple)
+        return list(sizes[1:-1]) if listed else sizes[1]
+    if re.search(
+        r"^(nn)?(n|d|num|size)?in(put)?s?(dim|size|features|nodes|units|neurons|layer)?s?$|input|feature|^nx$|^d$", bare
+    ):
+        return sizes[0]
+    if re.search(r"out|class|^ny$|^k$|^c$", bare):
+        return sizes[-1]
+    if role(name) in ("kind", "activation") and (not optional or isinstance(default, str)):
+        return "{activation}"
+    if re.fullmatch(LISTS, bare) and (not optional or isinstance(default, list | tuple)):
+        return list(sizes)
+    if optional:
+        return None
+    if role(name) == "penalty":
+        return 0.0
+    if bare in ("seed", "rng", "randomstate"):
+        return 0
+    if re.search(r"rate|lr|alpha|eta|eps|std|scale|momentum", bare):
+        return 0.1
+    if re.search(r"iter|epoch|pass|batch", bare):
+        return 1
+    raise Unclear(f"its constructor asks for {name!r}, and it cannot be told what that is")
+
+
+def build(hand_in: HandIn, cls: type, backward: str, arguments: dict[str, Any], features: int, classes: int) -> Subject:
+    """A subject out of a class whose constructor takes these arguments."""
+    has_knob = "{activation}" in arguments.values()
+    spelled = hand_in_spellings(hand_in) if has_knob else {}
+    a_word = next((spelling for words in spelled.values() for spelling in words), "tanh")
+
+    def construct(word: Any) -> Any:
+        values = {k: (word or a_word) if v == "{activation}" else v for k, v in arguments.items()}
+        with quiet(hand_in.printed):
+            return cls(**{k: list(v) if isinstance(v, list) else v for k, v in values.items()})
+
+    try:
+        example = construct(None)
+    except Exception as error:
+        raise Unclear(f"{cls.__name__}({shown(arguments, cls)}) raised {type(error).__name__}: {error}") from error
+    if not has_knob and any(role(name) == "kind" and isinstance(v, str) for name, v in vars(example).items()):
+        spelled = hand_in_spellings(hand_in)
+    slots, samples_first = parameters(example, features, classes)
+    forward = find_method(cls, FORWARD)
+    loss = find_method(cls, LOSS)
+    slope, value = find_method(cls, DIFF), find_method(cls, ACT)
+    penalties = {name: v for name, v in vars(example).items() if role(name) == "penalty" and isinstance(v, int | float)}
+    by_argument = any(role(name) == "penalty" for name in inspect.signature(getattr(cls, backward)).parameters)
+
+    def prepared(leaves: Leaves, word: Any, penalty: float | None) -> Any:
+        thing = construct(word)
+        for name, slot in slots.items():
+            slot.put(thing, leaves[name])
+        for name in penalties if penalty is not None else ():
+            setattr(thing, name, penalty)
+        for name in [n for n, v in vars(thing).items() if role(n) == "kind" and isinstance(v, str) and word]:
+            setattr(thing, name, word)
+        return thing
+
+    def resolver(
+        thing: Any, X: np.ndarray, y: np.ndarray, way: Way, word: Any, penalty: float | None, seen: dict
+    ) -> Callable[[str], Any]:
+        def resolve(name: str) -> Any:
+            if name in seen:
+                return seen[name]
+            kind = role(name)
+            if kind in ("X", "y"):
+                return X if kind == "X" else y
+            if kind == "samples":
+                return X.shape[0 if way.rows else 1]
+            if kind == "penalty" and penalty is not None:
+                return penalty
+            if kind == "kind" and (word or hasattr(thing, "actFun_type")):
+                return word or thing.actFun_type
+            method = value if kind == "activation" else slope if kind == "slope" else None
+            if method and not way.by_name:
+                return lambda z, *_, **__: elementwise_call(thing, method, z, word)
+            if kind == "activation" and way.by_name and word:
+                return word
+            if kind == "cache" and "" in seen:
+                return seen[""]
+            if re.fullmatch(PROBS, plain(name)) and "probs" in seen:
+                return seen["probs"]
+            raise LookupError(name)
+
+        return resolve
+
+    def run(leaves: Leaves, data: Data, way: Way, word: Any, penalty: float | None) -> Run:
+        thing = prepared(leaves, word, penalty)
+        X, y = way.hand_over(data, classes)
+        seen: dict[str, Any] = {}
+        resolve = resolver(thing, X, y, way, word, penalty, seen)
+        out = None
+        if forward is not None:
+            method = getattr(thing, forward)
+            out = call(method, fill(method, resolve))
+            names = returned_names(method)
+            if isinstance(out, tuple) and len(names) == len(out):
+                seen.update(zip(names, out, strict=True))
+            elif out is not None:
+                seen.update({names[0] if len(names) == 1 and names[0] else "": out, "": out})
+        stages = seen_stages(thing, out, seen, data, classes, way.rows)
+        if "probs" in stages:
+            seen.setdefault("probs", stages["probs"] if way.rows else stages["probs"].T)
+        before = snapshot(thing, X, y)
+        method = getattr(thing, backward)
+        result = call(method, fill(method, resolve))
+        changed = written(before, thing, X, y, list(slots.values()))
+        found = entries(result, returned_names(method))
+        if sum(bool(entry.value.ndim) for entry in found) < len(slots):
+            found = entries({slot.name: slot.value for slot in kept_gradients(thing)}) or found
+        return Run(dict(leaves), found, stages, changed, loss_of(leaves, data, way, word, penalty))
+
+    def loss_of(leaves: Leaves, data: Data, way: Way, word: Any, penalty: float | None) -> Callable[[], float] | None:
+        if loss is None or loss == backward:
+            return None
+
+        def value_of_loss() -> float:
+            thing = prepared(leaves, word, penalty)
+            X, y = way.hand_over(data, classes)
+            seen: dict[str, Any] = {}
+            resolve = resolver(thing, X, y, way, word, penalty, seen)
+            if forward is not None:
+                method = getattr(thing, forward)
+                out = call(method, fill(method, resolve))
+                seen.update({"probs": out, "": out} if out is not None else {})
+                if (
+                    "probs" not in seen
+                    and (made := seen_stages(thing, out, seen, data, classes, way.rows).get("probs")) is not None
+                ):
+                    seen["probs"] = made
+            method = getattr(thing, loss)
+            return float(np.asarray(call(method, fill(method, resolve))).reshape(()))
+
+        return value_of_loss
+
+    def by_method(name: str | None) -> Callable[[np.ndarray, Any], Any] | None:
+        if name is None:
+            return None
+        return lambda z, word: elementwise_call(construct(word), name, z, word)
+
+    strength = next(iter(penalties.values()), 0.0 if by_argument else None)
+    title = f"{cls.__name__}({shown(arguments, cls)}) of {hand_in.path.name}, {backward}{shown_call(cls, backward)}"
+    shapes = {name: slot.value.shape for name, slot in slots.items()}
+    return Subject(
+        title, shapes, samples_first, run, spelled, by_method(slope), by_method(value),
+        None if strength is None else float(strength or 0.1),
+    )  # fmt: skip
+
+
+DIFF = r"(diff|d|deriv\w*|grad)_?(act|activation)\w*|(act|activation)\w*(prime|grad\w*|deriv\w*|diff)"
+ACT = r"(act|activation)(fun|fn|func|function)?|activate"
+PROBS = r"probs?|yhat|yh|ypred|pred\w*|output|a2|scores|softmax\w*"
+
+
+def elementwise_call(thing: Any, method: str, z: np.ndarray, word: Any) -> Any:
+    """f or f' of somebody else's object, which may ask for the activation's name."""
+    function = getattr(thing, method)
+    names = list(inspect.signature(function).parameters)
+    kind = word if word is not None else next((v for n, v in vars(thing).items() if role(n) == "kind"), None)
+    return function(z) if len(names) == 1 or kind is None else function(z, kind)
+
+
+def hand_in_spellings(hand_in: HandIn) -> dict[str, tuple[str, ...]]:
+    from jaxbackprop.auditing.spellings import find_spellings
+
+    return find_spellings(hand_in)
+
+
+def shown(arguments: dict[str, Any], cls: type) -> str:
+    """The arguments as they would be typed."""
+    parameters_ = inspect.signature(cls).parameters
+    texts, positional = [], True
+    for name in parameters_:
+        if name not in arguments:
+            positional = False
+            continue
+        text = arguments[name] if arguments[name] == "{activation}" else repr(arguments[name])
+        texts.append(text if positional else f"{name}={text}")
+    return ", ".join(texts)
+
+
+def shown_call(cls: type, method: str) -> str:
+    names = [name for name in inspect.signature(getattr(cls, method)).parameters if name != "self"]
+    returned = [n for n in returned_names(getattr(cls, method)) if leaf_kind(n)[0] or is_gradient(n)]
+    arrow = f" -> {', '.join(returned)}" if returned else ""
+    return f"({', '.join(names)}){arrow}"

@@ -1,0 +1,181 @@
+"""A file as it is handed in: run once, kept quiet, and looked into.
+
+Only the file that is named is run, as Python runs an import: what stands below `if __name__ == "__main__"` is not. Of a
+notebook the code cells are run in one namespace; a cell that fails, as one whose data are not there, is passed over.
+"""
+
+import ast
+import contextlib
+import io
+import linecache
+import os
+import sys
+import traceback
+import types
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+class NotRun(Exception):
+    """Why the file, or what is in it, could not be audited."""
+
+
+class HandIn(NamedTuple):
+    """A file that was run: its module, its syntax tree, what it printed, and the cells of a notebook that failed."""
+
+    path: Path
+    module: types.ModuleType
+    tree: ast.Module
+    printed: io.StringIO
+    failed: tuple[str, ...] = ()
+
+    @property
+    def namespace(self) -> dict[str, Any]:
+        return self.module.__dict__
+
+    def own(self, kind: type | tuple[type, ...]) -> dict[str, Any]:
+        """What of a kind the file offers, what it defines itself before what it imports from a file beside it."""
+        found = {name: value for name, value in self.namespace.items() if isinstance(value, kind)}
+        found = {name: value for name, value in found.items() if not name.startswith("__")}
+        here = {name: value for name, value in found.items() if value.__module__ == self.module.__name__}
+        folder = self.path.resolve().parent
+        beside = {
+            name: value
+            for name, value in found.items()
+            if (file := getattr(sys.modules.get(value.__module__), "__file__", None)) and Path(file).parent == folder
+        }
+        return here | {name: value for name, value in beside.items() if name not in here}
+
+
+@contextlib.contextmanager
+def opened(file: str | Path) -> Iterator[HandIn]:
+    """Run a file, and clean up behind it: the search path and the modules of its folder are as before.
+
+    **Raises:** `NotRun` if there is no such file, or if it cannot be run.
+    """
+    path = Path(file)
+    if not path.is_file():
+        raise NotRun(f"there is no file {file}")
+    if path.suffix not in (".py", ".ipynb"):
+        raise NotRun(f"{file} is neither a Python file (.py) nor a notebook (.ipynb)")
+    folder, before = str(path.resolve().parent), dict(sys.modules)
+    sys.path.insert(0, folder)  # as when Python runs the file
+    try:
+        yield run_notebook(path) if path.suffix == ".ipynb" else run_file(path)
+    finally:
+        with contextlib.suppress(ValueError):
+            sys.path.remove(folder)
+        for name, module in list(sys.modules.items()):
+            if name not in before and str(getattr(module, "__file__", None) or "").startswith(folder + os.sep):
+                del sys.modules[name]
+
+
+def run_file(path: Path) -> HandIn:
+    """Import a Python file."""
+    printed = io.StringIO()
+    module = new_module(path)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        tree = parse(text, str(path))
+        with quiet(printed):
+            exec(compile(tree, str(path), "exec"), module.__dict__)
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt):
+            raise
+        raise NotRun(f"importing {path} failed with {told(error)}") from error
+    return HandIn(path, module, tree, printed)
+
+
+def run_notebook(path: Path) -> HandIn:
+    """Run the code cells of a notebook one after the other, without the magics."""
+    import nbformat
+
+    printed, failed = io.StringIO(), []
+    module = new_module(path)
+    try:
+        notebook = nbformat.read(path, as_version=4)
+    except Exception as error:
+        raise NotRun(f"{path} is no notebook that can be read: {told(error)}") from error
+    tree = ast.Module([], [])
+    cells = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    for number, source in enumerate(cells, start=1):
+        name = f"{path.name}, cell {number}"
+        text = without_magics(source)
+        linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)  # for the lines of errors
+        try:
+            cell = parse(text, name)
+            tree.body += cell.body
+            with quiet(printed):
+                exec(compile(cell, name, "exec"), module.__dict__)
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt):
+                raise
+            failed.append(f"cell {number} failed with {told(error)}")
+    return HandIn(path, module, tree, printed, tuple(failed))
+
+
+def without_magics(source: str) -> str:
+    """A cell without what only IPython understands; its lines keep their numbers."""
+    if source.lstrip().startswith("%%"):
+        return ""
+    lines = []
+    for line in source.splitlines():
+        bare = line.lstrip()
+        lines.append(line[: len(line) - len(bare)] + "pass" if bare.startswith(("%", "!", "?")) else line)
+    return "\n".join(lines) + "\n"
+
+
+def parse(text: str, name: str) -> ast.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # "\d" in a student's string
+        return ast.parse(text, name)
+
+
+def new_module(path: Path) -> types.ModuleType:
+    """An empty module that stands for the file, known to Python under the file's name."""
+    name = path.stem if path.stem not in sys.modules else f"handed_in_{path.stem}"
+    module = types.ModuleType(name)
+    module.__file__ = str(path.resolve())
+    sys.modules[name] = module
+    return module
+
+
+@contextlib.contextmanager
+def quiet(printed: io.StringIO) -> Iterator[None]:
+    """Keep back what is printed, warned of and plotted, and leave NumPy's random numbers as they are."""
+    os.environ.setdefault("MPLBACKEND", "Agg")  # no window, whenever matplotlib is imported
+    pyplot = sys.modules.get("matplotlib.pyplot")
+    if pyplot is not None:
+        pyplot.switch_backend("Agg")
+    state = np.random.get_state()  # noqa: NPY002
+    stdin = sys.stdin
+    sys.stdin = io.StringIO()  # nothing waits for an answer
+    try:
+        with (
+            contextlib.redirect_stdout(printed),
+            contextlib.redirect_stderr(printed),
+            warnings.catch_warnings(),
+            np.errstate(all="ignore"),
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        sys.stdin = stdin
+        np.random.set_state(state)  # noqa: NPY002
+
+
+def told(error: BaseException) -> str:
+    """An error in a line, with the last place outside of libraries that it passed through."""
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if "site-packages" not in frame.filename and Path(frame.filename).parent != Path(__file__).parent
+    ]
+    if isinstance(error, SyntaxError) or not frames:
+        return text
+    return f"{text} ({Path(frames[-1].filename).name}, line {frames[-1].lineno})"

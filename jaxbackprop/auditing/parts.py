@@ -1,0 +1,125 @@
+"""The parts before the whole: the forward pass, the loss and f' of somebody else's code, each held against its own."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxbackprop.activations import get_activation
+from jaxbackprop.auditing.hand_in import told
+from jaxbackprop.auditing.layered import elementwise
+from jaxbackprop.auditing.subjects import Run, Subject
+from jaxbackprop.auditing.yardstick import Yardstick
+
+POINTS = np.array([[-1.7, -0.8, -0.3], [0.5, 0.9, 1.6]])
+
+
+class PartFinding(NamedTuple):
+    """What is to be said of a part: a code, a sentence, and whether it is a mistake or a note."""
+
+    code: str
+    sentence: str
+    wrong: bool
+
+
+def look_at_parts(subject: Subject, run: Run, right: Yardstick, activation: str, spelled: Any) -> list[PartFinding]:
+    """The parts in the order of their computation."""
+    return [*activation_values(subject, activation, spelled), *forward_pass(run, right), *own_loss(run, right),
+            *slope_values(subject, activation, spelled), *writes(run)]  # fmt: skip
+
+
+def activation_values(subject: Subject, activation: str, spelled: Any) -> list[PartFinding]:
+    """f alone."""
+    got = values_of(subject.value, spelled)
+    right = elementwise(get_activation(activation).value, POINTS)
+    return [] if got is None or np.allclose(got, right) else [
+        PartFinding("activation", f"your {activation}({z:g}) is {g:.4f}, right is {r:.4f}", True)
+        for z, g, r in farthest(got, right)
+    ]  # fmt: skip
+
+
+def slope_values(subject: Subject, activation: str, spelled: Any) -> list[PartFinding]:
+    """f' alone, against f'; one that is written in terms of a = f(z) is right where it is given a."""
+    got = values_of(subject.slope, spelled)
+    if got is None:
+        return []
+    function = get_activation(activation)
+    a = elementwise(function.value, POINTS)
+    right = elementwise(function.slope, POINTS, a)
+    if np.allclose(got, right):
+        return at_kink(subject, activation, spelled)
+    of_a = values_of(subject.slope, spelled, a)
+    if of_a is not None and np.allclose(of_a, right):
+        return [PartFinding("slope_of_a", f"your {activation}' is written in terms of a = {activation}(z)", False)]
+    return [
+        PartFinding("slope", f"your {activation}'({z:g}) is {g:.4f}, right is {r:.4f}", True)
+        for z, g, r in farthest(got, right)
+    ]
+
+
+def at_kink(subject: Subject, activation: str, spelled: Any) -> list[PartFinding]:
+    """Which slope is taken exactly at a kink: a convention."""
+    if activation != "relu" or (got := values_of(subject.slope, spelled, np.zeros((2, 3)))) is None or not got.any():
+        return []
+    return [PartFinding("slope_at_kink", f"your relu'(0) is {got.flat[0]:g}, the course takes 0; both will do", False)]
+
+
+def forward_pass(run: Run, right: Yardstick) -> list[PartFinding]:
+    """z1, a1, …, y-hat: the first that is not right."""
+    t = right.trace(run.leaves)
+    known = {f"z{l}": t.z[l].T for l in range(1, t.depth + 1)} | {f"a{l}": t.a[l].T for l in range(1, t.depth)}
+    known["probs"] = t.a[-1].T
+    order = [f"{kind}{l}" for l in range(1, t.depth + 1) for kind in "za"] + ["probs"]
+    for name in order:
+        got = run.stages.get(name)
+        if got is None or name not in known:
+            continue
+        if got.shape != known[name].shape or not np.allclose(got, known[name], rtol=1e-5, atol=1e-8):
+            return [PartFinding("forward", f"the forward pass differs from the course's, first in {name}", True)]
+    return []
+
+
+def own_loss(run: Run, right: Yardstick) -> list[PartFinding]:
+    """The file's own loss against the mean cross-entropy; the sum is a convention."""
+    if run.loss is None:
+        return []
+    try:
+        got = run.loss()
+    except Exception as error:
+        return [PartFinding("loss", f"your loss could not be compared: it raised {told(error)}", False)]
+    mean, samples = right.loss(run.leaves), run.stages.get("probs", np.empty((20, 0))).shape[0]
+    if np.isclose(got, mean, rtol=1e-5):
+        return []
+    if np.isclose(got, samples * mean, rtol=1e-5):
+        return [PartFinding("loss_sum", f"your loss is the sum over the {samples} samples", False)]
+    return [PartFinding("loss", f"your loss is {got:.4f} where the mean cross-entropy is {mean:.4f}", True)]
+
+
+def writes(run: Run) -> list[PartFinding]:
+    """What the backward pass changed on the way."""
+    inputs = [name for name in run.writes if name in ("X", "y")]
+    kept = [name for name in run.writes if name not in inputs]
+    found = []
+    if inputs:
+        found.append(PartFinding("writes_input", f"backprop changes its own inputs: {', '.join(inputs)}", True))
+    if kept:
+        text = f"backprop writes into {', '.join(kept)}, which the forward pass left; call it twice and it is wrong"
+        found.append(PartFinding("writes_kept", text, False))
+    return found
+
+
+def values_of(function: Any, spelled: Any, z: np.ndarray = POINTS) -> np.ndarray | None:
+    """What an elementwise function of the file gives; None if it cannot be called alone."""
+    if function is None:
+        return None
+    try:
+        got = np.asarray(function(z.copy(), spelled), np.float64)
+    except Exception:
+        return None
+    return got if got.shape == z.shape else None
+
+
+def farthest(got: np.ndarray, right: np.ndarray) -> list[tuple[float, float, float]]:
+    """Where two tables differ most: at 0.5 if they differ there."""
+    off = np.abs(got - right)
+    place = (1, 0) if off[1, 0] > 1e-3 else np.unravel_index(int(np.argmax(off)), off.shape)
+    return [(float(POINTS[place]), float(got[place]), float(right[place]))]

@@ -1,0 +1,126 @@
+"""Where an object of somebody else's class keeps its weights, biases and gradients."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import permutations
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxbackprop.auditing.calling import Unclear, is_gradient, leaf_kind, plain
+
+LOOKED_FOR = (
+    "W1, b1, W2, b2 (or w1, weights1, bias1, W_h, …), dicts as params['W1'], lists as weights[0], biases[0], "
+    "and lists of layers with W and b"
+)
+
+
+class Slot(NamedTuple):
+    """One array inside of an object: the attributes, keys and indices on the way to it."""
+
+    path: tuple[Any, ...]
+    value: np.ndarray
+
+    @property
+    def name(self) -> str:
+        """The last name on the way, with the numbers behind it."""
+        names = [i for i, part in enumerate(self.path) if isinstance(part, str)]
+        before = "".join(f"{part:03d}" for part in self.path[: names[-1]] if isinstance(part, int))
+        after = "".join(f"{part}" for part in self.path[names[-1] + 1 :])
+        return f"{self.path[names[-1]]}{before}{after}"
+
+    def put(self, holder: Any, value: np.ndarray) -> None:
+        """Write another array there, of the same kind."""
+        for part in self.path[:-1]:
+            holder = getattr(holder, part) if hasattr(holder, "__dict__") and isinstance(part, str) else holder[part]
+        array = np.array(value, np.float64).reshape(self.value.shape)
+        new = np.asmatrix(array) if isinstance(self.value, np.matrix) else array
+        last = self.path[-1]
+        if isinstance(last, str) and hasattr(holder, "__dict__"):
+            setattr(holder, last, new)
+        else:
+            holder[last] = new
+
+
+def walk(holder: Any, path: tuple[Any, ...] = ()) -> Iterator[Slot]:
+    """All arrays of an object: its attributes, and in dicts, lists and further objects two levels down."""
+    if isinstance(holder, np.ndarray) and holder.dtype != object:
+        if path and holder.dtype.kind in "iuf":
+            yield Slot(path, holder)
+        return
+    if len(path) > 3:
+        return
+    if isinstance(holder, Mapping):
+        inner: Any = holder.items()
+    elif isinstance(holder, list | tuple | np.ndarray):
+        inner = enumerate(holder)
+    elif (hasattr(holder, "__dict__") and not isinstance(holder, type) and not callable(holder)) or (
+        hasattr(holder, "__dict__")
+        and hasattr(holder, "__call__")
+        and type(holder).__name__ not in ("function", "method")
+    ):
+        inner = vars(holder).items()
+    else:
+        return
+    for key, value in inner:
+        if isinstance(key, str | int):
+            yield from walk(value, (*path, key))
+
+
+def parameters(holder: Any, features: int, classes: int) -> tuple[dict[str, Slot], bool]:
+    """The slots of W1, b1, W2, …, and whether a weight is (in, out).
+
+    **Raises:** `Unclear` if there is no chain of weights and biases from the features to the classes.
+    """
+    weights, biases = [], []
+    for slot in walk(holder):
+        if any(is_gradient(part) for part in slot.path if isinstance(part, str)) or slot.value.ndim > 2:
+            continue
+        kind = leaf_kind(slot.name)[0] or leaf_kind(str(slot.path[-1]))[0]
+        if kind == "W" and slot.value.ndim == 2:
+            weights.append(slot)
+        elif kind == "b":
+            biases.append(slot)
+    for samples_first in (True, False):
+        if chain := find_chain(weights, biases, features, classes, samples_first):
+            return chain, samples_first
+    seen = ", ".join(f"{'.'.join(map(str, s.path))} {s.value.shape}" for s in [*weights, *biases]) or "none of them"
+    raise Unclear(
+        f"it keeps no chain of weights from {features} features to {classes} classes: looked for {LOOKED_FOR}; "
+        f"found {seen}"
+    )
+
+
+def find_chain(
+    weights: Sequence[Slot], biases: Sequence[Slot], features: int, classes: int, samples_first: bool
+) -> dict[str, Slot]:
+    """The weights in an order in which each layer's outputs are the next one's inputs, with their biases."""
+    if not weights or len(weights) != len(biases) or len(weights) > 6:
+        return {}
+    first = tuple(sorted(weights, key=natural))
+    orders = [first, *(order for order in permutations(first) if len(first) <= 4)]
+    for order in orders:
+        shapes = [slot.value.shape if samples_first else slot.value.shape[::-1] for slot in order]
+        inner = [a[1] == b[0] for a, b in zip(shapes, shapes[1:], strict=False)]
+        if not (all(inner) and shapes[0][0] == features and shapes[-1][1] == classes):
+            continue
+        for others in permutations(sorted(biases, key=natural)):
+            if all(bias.value.size == shape[1] for bias, shape in zip(others, shapes, strict=True)):
+                pairs = enumerate(zip(order, others, strict=True), start=1)
+                return {f"{kind}{l}": slot for l, pair in pairs for kind, slot in zip("Wb", pair, strict=True)}
+    return {}
+
+
+def natural(slot: Slot) -> list[tuple[int, str]]:
+    """An order in which W2 comes before W10, and the hidden layer before the output."""
+    text = plain(slot.name).replace("hidden", "1").replace("output", "2")
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", text) if part]
+
+
+def kept_gradients(holder: Any) -> list[Slot]:
+    """The arrays whose names are those of gradients."""
+    return [
+        slot
+        for slot in walk(holder)
+        if any(is_gradient(part) for part in slot.path if isinstance(part, str)) and leaf_kind(slot.name)[0]
+    ]

@@ -1,0 +1,347 @@
+"""The host's loop, the only one: programs one after another, rung by rung, from record to record.
+
+Everything that a training has to remember is in its book; what is on the devices is put there from the book and written
+back to it. So halving, early stopping, interruption and checkpoints are nothing but moments at which the book is read.
+"""
+
+import contextlib
+import signal
+import threading
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Int
+
+from jaxbackprop.network import Params
+from jaxbackprop.sweeps.grid import Trial
+from jaxbackprop.sweeps.halving import drop_worst
+from jaxbackprop.sweeps.planner import Plan, Program
+from jaxbackprop.sweeps.program import AHEAD, Data, Recipe, Stopping, batch_bytes, make_program
+from jaxbackprop.sweeps.splits import Splits
+from jaxbackprop.sweeps.state import TRAINING, WAITING, Book, open_book
+from jaxbackprop.sweeps.transfer import (
+    Run,
+    begin,
+    fetch,
+    leave_seats,
+    put,
+    spans_processes,
+    take_seats,
+    waiting,
+)
+
+STRETCH_SECONDS = 1.0  # about how long a call may last before the host looks up
+LOOKS = 16  # how often the host looks, at least, whether networks have stopped and the others can be moved together
+RECORDS = 64  # of each network that a call hands back, at most
+RECORD_BYTES = 2**24  # that these take together, at most
+ORDER_ENTRIES = 4_000_000  # of the batch order, at most, handed over in one call
+NEVER = Stopping(0)
+WORTH_MOVING = 0.75  # networks are moved together when that leaves this part of the chunks, or less
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """What a training has to do; none of it changes on the way.
+
+    - `marks`: the epochs at which it records; `rungs`: (epoch, trials that go on from there), the last one (epochs, 0).
+    - `draw`: initial parameters, see `transfer.begin`.
+    - `shuffle_seed`: of the order of mini-batches; None for the order in which the samples stand.
+    - `monitor`, `stopping`, `shared_l2`, `assess`: see `program.Recipe`.
+    - `curves`: whether the metrics of every record are kept.
+    """
+
+    plan: Plan
+    trials: Sequence[Trial]
+    splits: Splits
+    mesh: Mesh
+    marks: Int[np.ndarray, " records"]
+    rungs: Sequence[tuple[int, int]]
+    draw: Callable[[Sequence[Trial], tuple[int, ...]], Params]
+    shuffle_seed: int | None
+    monitor: str | None = None
+    stopping: Stopping = NEVER
+    shared_l2: bool = False
+    assess: bool = True
+    curves: bool = True
+    columns: dict[str, np.ndarray] = field(init=False)
+
+    def __post_init__(self) -> None:
+        dtype = self.splits.dtype
+        names: dict[str, Any] = {
+            "learning_rate": dtype,
+            "l2": dtype,
+            "momentum": dtype,
+            "weight_decay": dtype,
+            "seed": np.int32,
+        }
+        columns = {name: np.array([getattr(t, name) for t in self.trials], kind) for name, kind in names.items()}
+        object.__setattr__(self, "columns", columns)
+
+
+class Progress(NamedTuple):
+    """What a call has done: network-steps taken, those that will never be since networks have ended early, and a
+    function that writes all there is into the book, which is otherwise behind the devices."""
+
+    steps: int
+    skipped: int
+    settle: Callable[[], None]
+
+
+def new_book(job: Job) -> Book:
+    """Nothing done yet."""
+    data = job.splits.data
+    return open_book(
+        job.trials,
+        len(data.train),
+        len(data.x),
+        len(data.y),
+        job.splits.dtype,
+        monitored=job.monitor is not None,
+        records=len(job.marks) if job.curves else None,
+    )
+
+
+def train(job: Job, book: Book) -> Generator[Progress, None, None]:
+    """Train everything that is left to do by the book, yielding after each call of a program. Closing the iterator ends
+    the training there; the book then holds all that has come of each network."""
+    data = put(job.splits.data, job.mesh, spread=False)
+    for rung in range(int(book.rung[0]), len(job.rungs)):
+        epoch, keep = job.rungs[rung]
+        for program in job.plan.programs:
+            for networks in _cohorts(book, program, epoch):
+                yield from _train_program(job, book, data, program, networks, epoch)
+        dropped = drop_worst(book, keep) if keep else np.zeros(0, int)
+        book.seated[dropped] = False
+        book.rung[0] = rung + 1
+        yield Progress(0, _steps_left(job, book, dropped), lambda: None)
+
+
+def _cohorts(book: Book, program: Program, stop: int) -> list[Int[np.ndarray, " some"]]:
+    """The networks of a program that are to be trained up to an epoch, by how long they have been.
+
+    That is one set, unless the training was planned otherwise when it was interrupted. With it go those that have
+    ended but not yet left their seats.
+    """
+    own = program.networks
+    alive = own[np.isin(book.status[own], (WAITING, TRAINING)) & (book.epoch[own] < stop)]
+    if len(alive) == 0:
+        return []
+    so_far = np.stack([book.epoch[alive], book.record[alive]], axis=1)
+    lengths, cohort = np.unique(so_far, axis=0, return_inverse=True)
+    if len(lengths) == 1:
+        return [own[book.seated[own]]]
+    return [alive[cohort.reshape(-1) == k] for k in range(len(lengths))]
+
+
+def _train_program(
+    job: Job, book: Book, data: Data, program: Program, networks: Int[np.ndarray, " some"], stop: int
+) -> Iterator[Progress]:
+    """Train some networks of a program up to the epoch `stop`."""
+    padded = (len(data.x), *program.hidden, len(data.y))
+    begin(book, program, waiting(book, networks), job.trials, padded, job.draw)
+    recipe = make_recipe(job, program)
+    at_once, skipped = _epochs_at_once(job, program), 0
+
+    def sit(networks: Int[np.ndarray, " some"]) -> Run:
+        return take_seats(book, program, networks, job.trials, job.columns, job.mesh, recipe.runs)
+
+    def settle() -> Int[np.ndarray, " ended"]:
+        return leave_seats(book, run, job.marks, int(job.marks[-1]))
+
+    def note() -> None:
+        nonlocal skipped
+        skipped += _steps_left(job, book, settle())
+
+    run, living = sit(networks), int((book.status[networks] == TRAINING).sum())
+    while living and run.epoch < stop:
+        before = run.epoch
+        run = _advance(job, book, data, recipe, run, stop, at_once)
+        steps = living * (run.epoch - before) * program.batches
+        if run.carry.kept is not None:
+            active = fetch(run.carry.kept.active) & (run.seats.networks >= 0)
+            living = int(active.sum())
+            fewer = living and _chunks_needed(job, run, active) <= WORTH_MOVING * run.seats.used
+            if fewer and run.epoch < stop:
+                note()
+                book.seated[networks] = book.status[networks] == TRAINING
+                networks = networks[book.seated[networks]]
+                run = sit(networks)
+        try:
+            yield Progress(steps, skipped, note)
+            skipped = 0
+        except GeneratorExit:
+            note()
+            if job.assess and job.monitor is None:
+                _measure(job, book, data, recipe, run, at_once)
+            raise
+    note()
+    if skipped:
+        yield Progress(0, skipped, lambda: None)
+    book.seated[networks] = book.status[networks] == TRAINING
+
+
+def make_recipe(job: Job, program: Program) -> Recipe:
+    """What a program of a job is compiled for."""
+    records = 0
+    if job.curves:
+        room = RECORD_BYTES // (4 * job.splits.dtype.itemsize * program.chunks * program.size)
+        spacing = int(np.diff(job.marks).min(initial=job.marks[-1]))
+        records = max(1, min(RECORDS, room, len(job.marks), _epochs_at_once(job, program) // max(1, spacing)))
+    return Recipe(
+        program.activations,
+        program.optimizer,
+        job.splits.objective,
+        job.splits.targets,
+        program.padded,
+        job.monitor,
+        job.shared_l2,
+        job.assess,
+        records,
+    )
+
+
+def _epochs_at_once(job: Job, program: Program) -> int:
+    """How many epochs to hand to the devices in one call, at most: about a second's work, and a part of the training
+    where networks may stop."""
+    epochs = int(job.marks[-1])
+    most = min(epochs, max(1, int(STRETCH_SECONDS / max(program.seconds, 1e-9) * epochs)))
+    if job.monitor is not None and len(job.plan.programs[0].networks) > 1:
+        most = min(most, -(-epochs // LOOKS))
+    if program.batch_size is not None:
+        data = job.splits.data
+        entries = program.batches * program.batch_size * len(data.train)
+        most = min(most, max(1, ORDER_ENTRIES // entries))
+        gathered = batch_bytes(len(data.x), len(data.y), entries, data.x.dtype.itemsize)
+        if gathered <= AHEAD:
+            most = min(most, AHEAD // gathered)
+    return most
+
+
+def _advance(job: Job, book: Book, data: Data, recipe: Recipe, run: Run, stop: int, at_once: int) -> Run:
+    """One call: from record to record as far as these are equally far apart, or a part of the way to the next one."""
+    marks, k = job.marks, run.record
+    gap = int(marks[k]) - run.epoch
+    measure, times = gap <= at_once, 1
+    if measure:
+        most = recipe.records or len(marks)
+        while (
+            times < most
+            and k + times < len(marks)
+            and marks[k + times] - marks[k + times - 1] == gap
+            and marks[k + times] <= min(stop, run.epoch + at_once)
+        ):
+            times += 1
+    else:
+        gap = at_once
+    new, curves = _call(job, data, recipe, run, gap, times, measure, at_once)
+    if not measure:
+        return new
+    if curves is not None and book.curves is not None:
+        taken = run.seats.networks >= 0
+        for own, values in zip(book.curves, fetch(curves), strict=True):
+            own[k : k + times, run.seats.networks[taken]] = values[taken][:, :times].T
+    return new._replace(record=k + times)
+
+
+def _call(
+    job: Job, data: Data, recipe: Recipe, run: Run, epochs: int, times: int, measure: bool, at_once: int
+) -> tuple[Run, Any]:
+    """`times` times so many epochs, in order."""
+    program, splits = run.program, job.splits
+    batches = None
+    if program.batch_size is not None:
+        order = np.full((len(splits.train_sizes), at_once * program.batches, program.batch_size), -1, np.int32)
+        # Splits of other sizes may need another number of batches; those belong to another program.
+        for split in np.unique(run.seats.split[(run.seats.networks >= 0).any(axis=1)]):
+            own = np.asarray(splits.data.train[split])[: splits.train_sizes[split]]
+            for k in range(epochs * times):
+                place = slice(k * program.batches, (k + 1) * program.batches)
+                order[split, place] = epoch_order(job.shuffle_seed, run.epoch + k, own, program.batch_size)
+        batches = put(order, job.mesh, spread=False)
+    patience, tolerance, strict = job.stopping
+    limits: Any = (np.int32(patience), np.asarray(tolerance, splits.dtype), np.bool_(strict))
+    carry, curves = make_program(job.mesh, recipe)(
+        run.carry,
+        run.settings,
+        data,
+        batches,
+        np.int32(epochs * program.batches),
+        np.int32(times),
+        np.int32(run.seats.used),
+        np.bool_(measure),
+        Stopping(*limits),
+    )
+    return run._replace(carry=jax.block_until_ready(carry), epoch=run.epoch + epochs * times), curves
+
+
+def _measure(job: Job, book: Book, data: Data, recipe: Recipe, run: Run, at_once: int) -> None:
+    """Note the metrics of the parameters as they are now, which may lie between two records."""
+    carry = fetch(_call(job, data, recipe, run, 0, 1, True, at_once)[0].carry)
+    seated = run.seats.networks >= 0
+    numbers = run.seats.networks[seated]
+    living = book.status[numbers] == TRAINING
+    for own, values in zip(book.metrics, carry.metrics, strict=True):
+        own[numbers[living]] = values[seated][living]
+
+
+def epoch_order(
+    seed: int | None, epoch: int, samples: Int[np.ndarray, " samples"], batch_size: int
+) -> Int[np.ndarray, "batches batch_size"]:
+    """Which samples make up the batches of one epoch, from the shuffle seed and the epoch alone; the empty slots of a
+    last, smaller batch hold -1. On the host: a shuffle is a sort, and would double a program's compile time."""
+    order = samples
+    if seed is not None:
+        order = samples[np.random.default_rng((seed, epoch)).permutation(len(samples))]
+    return np.pad(order, (0, -len(samples) % batch_size), constant_values=-1).reshape(-1, batch_size)
+
+
+def _chunks_needed(job: Job, run: Run, keep: Any) -> int:
+    """How many chunks of each device would hold some of a run's networks."""
+    split, activation = (np.broadcast_to(a[:, None], keep.shape)[keep] for a in (run.seats.split, run.seats.activation))
+    counts = np.unique(activation.astype(np.int64) * len(job.splits.train_sizes) + split, return_counts=True)[1]
+    return -(-int((-(-counts // keep.shape[1])).sum()) // job.mesh.devices.size)
+
+
+def _steps_left(job: Job, book: Book, networks: Int[np.ndarray, " some"]) -> int:
+    """Network-steps that networks have left until the last epoch."""
+    left = 0
+    for number in networks:
+        batch_size = job.trials[number // book.splits].batch_size
+        batches = job.plan.workload.batches(batch_size, int(number) % book.splits)
+        left += (int(job.marks[-1]) - int(book.epoch[number])) * batches
+    return left
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[Callable[[], bool]]:
+    """While it lasts, the first Ctrl-C only sets a flag, which the function that it yields reads; the second one
+    interrupts at once. Outside the main thread, where signals cannot be caught, nothing changes."""
+    asked = False
+
+    def ask(signum: int, frame: Any) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    before = signal.signal(signal.SIGINT, ask)
+    try:
+        yield lambda: asked
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def agree(flag: bool, mesh: Mesh) -> bool:
+    """Whether it is so in any of the processes that train together: all of them have to take the same way."""
+    if not spans_processes(mesh):
+        return flag
+    from jax.experimental import multihost_utils
+
+    return bool(np.any(multihost_utils.process_allgather(np.bool_(flag))))
