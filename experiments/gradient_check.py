@@ -20,7 +20,9 @@ from jaxtyping import Array, Int
 
 from jaxbackprop import ACTIVATIONS, Activation, Layer
 from jaxbackprop.devices import quick_options
-from jaxbackprop.oracle import Stage, float64, relative_error, stages
+from jaxbackprop.layers import FILES, find_layer
+from jaxbackprop.layers.examples import example
+from jaxbackprop.oracle import Stage, finite_difference_gradient, float64, relative_error, stages
 
 # A difference quotient in float64 is only right to about 4e-11 of the loss, which is 1e-6 of a derivative as small as
 # 4e-5 of it; what is computed in float32 has its own 1e-5.
@@ -73,6 +75,34 @@ def check_network(precision: str, layers: int, samples: int, seed: int) -> list[
     ]
 
 
+def check_layer(name: str, seed: int) -> list[dict]:
+    """One row for each gradient of a layer, in a case of random shapes: against autodiff and finite differences."""
+    layer, rng = find_layer(name), np.random.default_rng(seed)
+    with float64():
+        arguments, options = example(name, rng)
+        if name == "max_pool":  # no finite difference is right where entries tie
+            arguments = (arguments[0] + rng.normal(size=arguments[0].shape),)
+        out, cache = layer.forward(*arguments, **options)
+        dout = jnp.asarray(rng.normal(size=out.shape))
+        by_hand = layer.backward(dout, cache)
+        right = jax.vjp(lambda *a: layer.forward(*a, **options)[0], *arguments)[1](dout)
+        differences = finite_difference_gradient(
+            lambda a: jnp.sum(dout * layer.forward(*a, **options)[0]), tuple(arguments)
+        )
+        # The largest entry of all gradients is the scale: one that is zero has no digits of its own.
+        scale = max(float(jnp.max(jnp.abs(g))) for g in right)
+    return [
+        {
+            "layer": name,
+            "gradient": f"dL/d{argument}",
+            "shape": "x".join(map(str, got.shape)),
+            "autodiff": float(np.max(np.abs(got - one))) / scale,
+            "differences": float(np.max(np.abs(got - two))) / scale,
+        }
+        for argument, got, one, two in zip(layer.arguments, by_hand, right, differences, strict=True)
+    ]
+
+
 def summary(table: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     """The largest relative error against each witness in each precision, and whether it is within its tolerance."""
     columns = ["precision", "witness", "tolerance"]
@@ -83,7 +113,11 @@ def summary(table: pd.DataFrame, by: list[str]) -> pd.DataFrame:
 
 
 def main(
-    out: Path = Path("results"), layers: tuple[int, ...] = (2, 5), samples: int = 8, seed: int = 0
+    out: Path = Path("results"),
+    layers: tuple[int, ...] = (2, 5),
+    samples: int = 8,
+    seed: int = 0,
+    kinds: tuple[str, ...] = tuple(FILES),
 ) -> pd.DataFrame:
     """Compare every hand-derived derivative with autodiff and with finite differences.
 
@@ -92,6 +126,7 @@ def main(
         layers: Networks of so many layers of weights; the document's has 2.
         samples: How many samples a batch has.
         seed: Of the parameters and the samples.
+        kinds: Names of further layers, each checked on its own.
     """
     cases = list(product(layers, ("float64", "float32")))
     with ThreadPoolExecutor() as pool:  # one core compiles while another one does too
@@ -105,13 +140,24 @@ def main(
         print(show(summary(network, ["stage", "shape"])))
     print("\nEvery activation: largest relative error over all stages and networks\n")
     print(show(summary(table, ["activation"])))
+    with ThreadPoolExecutor() as pool:
+        of_layers = pd.DataFrame(
+            [row for rows in pool.map(lambda name: check_layer(name, seed), kinds) for row in rows]
+        )
+    print("\nEvery layer in float64: largest error of each gradient, relative to the layer's largest\n")
+    print(show(of_layers))
     out.mkdir(parents=True, exist_ok=True)
+    of_layers.to_csv(out / "gradient_check_layers.csv", index=False)
     table.to_csv(out / "gradient_check.csv", index=False)
     limits = ", ".join(f"{limit:.0e} {precision} {witness}" for (precision, witness), limit in TOLERANCES.items())
-    print(f"\nTolerances: {limits}\n{out / 'gradient_check.csv'}")
+    print(f"\nTolerances: {limits}\n{out / 'gradient_check.csv'}\n{out / 'gradient_check_layers.csv'}")
     wrong = table[~table["ok"]]
     if len(wrong):
         sys.exit(f"{len(wrong)} of {len(table)} comparisons are off by more than their tolerance:\n{show(wrong)}")
+    allowed = {witness: TOLERANCES["float64", witness] for witness in WITNESSES}
+    off = of_layers[(of_layers[WITNESSES] > pd.Series(allowed)).any(axis=1)]
+    if len(off):
+        sys.exit(f"{len(off)} gradients of layers are off by more than their tolerance:\n{show(off)}")
     print(f"All {len(table)} comparisons are within their tolerance.")
     return table
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, PyTree
 
 from jaxbackprop._checks import check_finite, check_integer, check_real, choose, is_concrete
 from jaxbackprop.network import Layer, Params
@@ -66,13 +66,13 @@ class Optimizer:
     """`init(params)` makes the state; `update(gradient, state, params, hyperparameters)` the new params and state."""
 
     name: str
-    init: Callable[[Params], Any]
-    update: Callable[[Params, Any, Params, Hyperparameters], tuple[Params, Any]]
+    init: Callable[[PyTree], Any]
+    update: Callable[[PyTree, Any, PyTree, Hyperparameters], tuple[PyTree, Any]]
 
 
 def sgd_update(
-    gradient: Params, state: tuple, params: Params, hyperparameters: Hyperparameters
-) -> tuple[Params, tuple]:
+    gradient: PyTree, state: tuple, params: PyTree, hyperparameters: Hyperparameters
+) -> tuple[PyTree, tuple]:
     """Gradient descent: W <- W - learning_rate dL/dW, and the same for b."""
     return jax.tree.map(lambda p, g: p - hyperparameters.learning_rate * g, params, gradient), state
 
@@ -90,7 +90,7 @@ def from_optax(name: str, make: Callable[[Hyperparameters], Any] | Any) -> Optim
     def transformation(hyperparameters: Hyperparameters) -> Any:
         return make if hasattr(make, "update") else make(hyperparameters)
 
-    def update(gradient: Params, state: Any, params: Params, hyperparameters: Hyperparameters) -> tuple[Params, Any]:
+    def update(gradient: PyTree, state: Any, params: PyTree, hyperparameters: Hyperparameters) -> tuple[PyTree, Any]:
         updates, state = transformation(hyperparameters).update(gradient, state, params)
         return jax.tree.map(lambda p, u: (p + u).astype(p.dtype), params, updates), state
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key, PyTree, Shaped
 
 from jaxbackprop._checks import check_finite, check_integer, is_concrete
 from jaxbackprop.activations import Activation, get_activation
@@ -19,6 +19,7 @@ from jaxbackprop.network import Params, check_targets, loss
 from jaxbackprop.optimizers import Hyperparameters, Optimizer, check_hyperparameters, get_optimizer
 
 Batches = Int[Array, "steps batch_size"]
+LossAndGrad = Callable[[PyTree, Array, Array, Array | None], tuple[Float[Array, ""], PyTree]]
 
 
 class Fit(NamedTuple):
@@ -69,15 +70,15 @@ def check_batches(batches: Batches, steps: int, samples: int) -> None:
 
 
 def take_batch(
-    x: Float[Array, "features samples"],
-    y: Float[Array, "classes samples"],
+    x: Shaped[Array, "*features samples"],
+    y: Float[Array, "*classes samples"],
     weights: Float[Array, " samples"] | None,
     batch: Int[Array, " batch_size"],
 ) -> tuple[Array, Array, Array]:
     """The samples of one batch, with their weights; an empty slot (-1) is some sample with weight 0."""
-    present = (batch >= 0).astype(x.dtype)
+    present = (batch >= 0).astype(y.dtype)
     index = jnp.maximum(batch, 0)
-    return x[:, index], y[:, index], present if weights is None else present * weights[index]
+    return x[..., index], y[..., index], present if weights is None else present * weights[index]
 
 
 def make_step(
@@ -94,17 +95,23 @@ def make_step(
     The gradient goes through `project` first, if there is one.
     """
 
-    def step(
-        state: State,
-        x: Float[Array, "features samples"],
-        y: Float[Array, "classes samples"],
-        weights: Float[Array, " samples"] | None,
-    ) -> tuple[State, Float[Array, ""]]:
+    def of_network(params: Params, x: Array, y: Array, weights: Array | None) -> tuple[Float[Array, ""], Params]:
+        l2 = hyperparameters.l2
         value, gradient = loss_and_grad(
-            state.params, x, y, activation=activation, l2=hyperparameters.l2, weights=weights, objective=objective
+            params, x, y, activation=activation, l2=l2, weights=weights, objective=objective
         )
-        if project is not None:
-            gradient = project(gradient)
+        return value, gradient if project is None else project(gradient)
+
+    return step_along(of_network, hyperparameters, optimizer)
+
+
+def step_along(
+    loss_and_gradient: LossAndGrad, hyperparameters: Hyperparameters, optimizer: Optimizer
+) -> Callable[[State, Array, Array, Array | None], tuple[State, Float[Array, ""]]]:
+    """One update along whatever gradient a function of the parameters, x, y and weights gives."""
+
+    def step(state: State, x: Array, y: Array, weights: Array | None) -> tuple[State, Float[Array, ""]]:
+        value, gradient = loss_and_gradient(state.params, x, y, weights)
         return State(*optimizer.update(gradient, state.optimizer, state.params, hyperparameters)), value
 
     return step
@@ -151,18 +158,32 @@ def fit(
     for argument, array in (("x", x), ("y", y)):
         if is_concrete(array):
             check_finite(argument, array)
-    if batch_size is not None:
-        if batches is not None:
-            raise ValueError("batch_size and batches were both given; batches already says which samples make a batch")
-        batch_size = check_integer("batch_size", batch_size, 1)
-        if batch_size > x.shape[1]:
-            raise ValueError(f"batch_size={batch_size} is larger than the data, which has {x.shape[1]} samples")
-        batches = batch_order(jax.random.key(hyperparameters.seed), x.shape[1], batch_size, steps)
-    elif batches is not None:
-        check_batches(batches, steps, x.shape[1])
-    dtype, weights = params[0].weight.dtype, hyperparameters.weights  # training has the precision of its parameters
+    batches = order_of(batch_size, batches, hyperparameters, x.shape[1], steps)
+    dtype = params[0].weight.dtype  # training has the precision of its parameters
     x, y = x.astype(dtype), y.astype(dtype)
-    hyperparameters = hyperparameters._replace(
+    hyperparameters = in_precision(hyperparameters, dtype)
+
+    step = make_step(hyperparameters, activation=activation, optimizer=optimizer, objective=objective)
+
+    def full_loss(params: Params) -> Float[Array, ""]:
+        l2, weights = hyperparameters.l2, hyperparameters.weights
+        return loss(params, x, y, activation=activation, l2=l2, weights=weights, objective=objective)
+
+    return descend(
+        step,
+        full_loss,
+        State(params, optimizer.init(params)),
+        (x, y, hyperparameters.weights),
+        steps=steps,
+        batches=batches,
+        record_every=record_every,
+    )
+
+
+def in_precision(hyperparameters: Hyperparameters, dtype: Any) -> Hyperparameters:
+    """The hyperparameters as arrays of the parameters' type; the seed stays what it is."""
+    weights = hyperparameters.weights
+    return hyperparameters._replace(
         learning_rate=jnp.asarray(hyperparameters.learning_rate, dtype),
         l2=jnp.asarray(hyperparameters.l2, dtype),
         momentum=jnp.asarray(hyperparameters.momentum, dtype),
@@ -170,16 +191,39 @@ def fit(
         weights=None if weights is None else jnp.asarray(weights, dtype),
     )
 
-    step = make_step(hyperparameters, activation=activation, optimizer=optimizer, objective=objective)
+
+def order_of(
+    batch_size: int | None, batches: Batches | None, hyperparameters: Hyperparameters, samples: int, steps: int
+) -> Batches | None:
+    """The order of the mini-batches that `fit` was asked for; None for the full batch."""
+    if batch_size is not None:
+        if batches is not None:
+            raise ValueError("batch_size and batches were both given; batches already says which samples make a batch")
+        batch_size = check_integer("batch_size", batch_size, 1)
+        if batch_size > samples:
+            raise ValueError(f"batch_size={batch_size} is larger than the data, which has {samples} samples")
+        batches = batch_order(jax.random.key(hyperparameters.seed), samples, batch_size, steps)
+    elif batches is not None:
+        check_batches(batches, steps, samples)
+    return batches
+
+
+def descend(
+    step: Callable[[State, Array, Array, Array | None], tuple[State, Float[Array, ""]]],
+    full_loss: Callable[[PyTree], Float[Array, ""]],
+    state: State,
+    data: tuple[Array, Array, Array | None],
+    *,
+    steps: int,
+    batches: Batches | None = None,
+    record_every: int | None = None,
+) -> Fit:
+    """The loop of training: so many steps over `data`, which are x, y and the weights, and the loss on the way."""
+    x, y, weights = data
 
     def next_state(state: State, batch: Int[Array, " batch_size"] | None) -> tuple[State, None]:
-        weights = hyperparameters.weights
-        data = (x, y, weights) if batch is None else take_batch(x, y, weights, batch)
-        return step(state, *data)[0], None
-
-    def full_loss(params: Params) -> Float[Array, ""]:
-        l2, weights = hyperparameters.l2, hyperparameters.weights
-        return loss(params, x, y, activation=activation, l2=l2, weights=weights, objective=objective)
+        chosen = data if batch is None else take_batch(x, y, weights, batch)
+        return step(state, *chosen)[0], None
 
     def stretch(state: State, batches: Batches | None, length: int) -> tuple[State, Float[Array, ""]]:
         state, _ = jax.lax.scan(next_state, state, batches, length=length)
@@ -189,8 +233,7 @@ def fit(
     every, stretches = marks[1], (len(marks) - 1 if marks[-1] % marks[1] == 0 else len(marks) - 2)
     split = every * stretches
     whole = None if batches is None else batches[:split].reshape(stretches, every, -1)
-    state = State(params, optimizer.init(params))
-    first = full_loss(params)
+    first = full_loss(state.params)
     state, curve = jax.lax.scan(lambda s, b: stretch(s, b, every), state, whole, length=stretches)
     curves = [first[None], curve]
     if split < steps:  # what is left when record_every does not divide steps

@@ -27,8 +27,25 @@ SCRIPTS = sorted(path.stem for path in EXPERIMENTS.glob("*.py") if "__main__" in
 SMALL = [
     ("dataset", "", ["dataset.png"], "breast_cancer"),
     ("activation_derivatives", "--points 101", ["activation_derivatives.png"], "hardshrink"),
-    ("gradient_check", "--layers 2 --samples 3", ["gradient_check.csv"], "dL/dW^1"),
+    (
+        "gradient_check",
+        "--layers 2 --samples 3 --kinds affine max_pool",
+        ["gradient_check.csv", "gradient_check_layers.csv"],
+        "dL/dW^1",
+    ),
     ("gradient_audit", "--samples 10 --depths 1 2", ["gradient_audit.txt"], "slope_of_other"),
+    (
+        "convolution",
+        "--filters 2 --epochs 2 --signal-epochs 1",
+        ["convolution_filters.png", "convolution_loss.png", "convolution_misread.png"],
+        "misread",
+    ),
+    (
+        "characters",
+        "--sentences 20 --features 8 --time 16 --steps 20 --batch-size 4",
+        ["characters_transformer.png"],
+        "characters",
+    ),
     ("course", "--passes 51 --starts 2", ["course.png"], "0.432387"),
     ("deep_network", "--activations sigmoid --depths 2 --width 3 --seeds 2 --steps 2", ["deep_network.png"], "sigmoid"),
 ]

@@ -34,6 +34,12 @@ FILES: dict[str, str] = {
     "convolution_1d": "convolution",
     "max_pool": "pooling_mistakes",
     "average_pool": "pooling_mistakes",
+    "rnn_step": "rnn",
+    "rnn": "rnn",
+    "lstm": "lstm",
+    "gru": "gru",
+    "attention": "attention",
+    "positional_embedding": "positional_embedding",
     "residual": "residual",
 }
 

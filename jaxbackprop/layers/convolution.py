@@ -43,7 +43,7 @@ def forward(
     pad: PerDimension = 0,
     dilation: PerDimension = 1,
     groups: int = 1,
-) -> tuple[Images, Cache]:
+) -> tuple[Float[Array, "out ..."], Cache]:
     """z_op = sum_ck W_ock x_{c, s p + d k - pad} + b_o at each place p, over the channels c and the kernel's places k.
 
     x is [channels, height, width, samples] or [channels, length, samples], the kernel [out, channels / groups, height,
@@ -68,7 +68,7 @@ def _correlate(x: Array, weight: Array, geometry: Geometry) -> Array:
     )
 
 
-def backward(dout: Images, cache: Cache) -> tuple[Images, Kernels, Float[Array, " out"]]:
+def backward(dout: Float[Array, "out ..."], cache: Cache) -> tuple[Images, Kernels, Float[Array, " out"]]:
     """Each x takes part in several z: x_{c, q} in those z_p with q = s p + d k - pad for some kernel place k. So
 
     dL/dx_cq  = sum_o sum_{p, k: s p + d k - pad = q} W_ock dL/dz_op    (input gradient: the kernel flipped)

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 from jaxbackprop.layers.contract import Mistake, Static
 
 Any_ = Float[Array, "..."]
+Number = float | int
 Gradients = tuple[Array, Array, Array]
 Wrong = tuple[Array | None, Array | None, Array | None]
 
@@ -94,7 +95,7 @@ def _count(cache: Normalized) -> int:
 
 
 def _paths(
-    dout: Array, cache: Normalized, *, mean: float = 1, variance: float = 1, gamma: Any = None, std: Any = None
+    dout: Array, cache: Normalized, *, mean: Number = 1, variance: Number = 1, gamma: Any = None, std: Any = None
 ) -> Wrong:
     """`backward_short` with each path counted so many times, and with another gamma or 1 / sigma."""
     axes = cache.axes.value
@@ -191,7 +192,7 @@ RULES: dict[str, tuple[str, Rule]] = {
     ),
     "std_forgotten": (
         "The factor 1 / sigma of dx-hat/dx is missing.",
-        lambda dout, c: (_paths(dout, c)[0] / c.inverse_std, None, None),
+        lambda dout, c: (backward_short(dout, c)[0] / c.inverse_std, None, None),
     ),
     "gamma_forgotten": (
         "dL/dx was made from dL/dout; dL/dx-hat = gamma dL/dout.",

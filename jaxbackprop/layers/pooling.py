@@ -71,13 +71,11 @@ def lay_windows(
 
 
 def _reduce(x: Array, windows: Windows, start: float, operation: Any) -> Array:
+    used = tuple(slice(q + min(behind, 0)) for q, behind in zip(windows.space, windows.behind, strict=True))
+    padding = [(pad, max(behind, 0)) for pad, behind in zip(windows.pad, windows.behind, strict=True)]
+    size, stride = (1, *windows.size, 1), (1, *windows.stride, 1)
     return lax.reduce_window(
-        x,
-        np.asarray(start, x.dtype),
-        operation,
-        (1, *windows.size, 1),
-        (1, *windows.stride, 1),
-        [(0, 0), *zip(windows.pad, windows.behind, strict=True), (0, 0)],
+        x[:, *used], np.asarray(start, x.dtype), operation, size, stride, [(0, 0), *padding, (0, 0)]
     )
 
 
@@ -134,7 +132,7 @@ def average_forward(
     """
     windows = lay_windows(x, size, stride, pad, sticking_out)
     count = jnp.asarray(_counted(windows, count_padding), x.dtype)
-    return _reduce(x, windows, 0, lax.add) / count, (x, count, Static(windows))
+    return _reduce(x, windows, 0.0, lax.add) / count, (x, count, Static(windows))
 
 
 def _counted(windows: Windows, count_padding: bool) -> np.ndarray:

@@ -37,7 +37,7 @@ def _gathered(windows: Windows, shares: list[tuple[tuple[int, ...], Array]]) -> 
     )
 
 
-def _tieto_all(dout: Array, cache: Cache) -> Wrong:
+def _tie_to_all(dout: Array, cache: Cache) -> Wrong:
     return (_gathered(_windows(cache), [(place, dout * equal) for place, equal in _equal(cache)]),)
 
 
@@ -113,7 +113,7 @@ def _full_divisor(dout: Array, cache: Cache) -> Wrong:
 
 def _inside_divisor(dout: Array, cache: Cache) -> Wrong:
     windows = _windows(cache)
-    inside = sum(windows.seen(jnp.ones_like(cache[0]), place, 0) for place in windows.places())
+    inside = sum(windows.seen(jnp.ones_like(cache[0]), place, 0.0) for place in windows.places())
     return (to_all(dout / inside, windows),)
 
 
@@ -129,9 +129,9 @@ def _centre_alone(dout: Array, cache: Cache) -> Wrong:
 
 MAX_MISTAKES = (
     Mistake(
-        "tieto_all",
+        "tie_to_all",
         "Where several entries are largest each has the whole error; one has it, the first.",
-        _tieto_all,
+        _tie_to_all,
     ),
     Mistake(
         "tie_shared",

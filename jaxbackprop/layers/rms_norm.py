@@ -52,7 +52,7 @@ def read_options(*rest: Any) -> dict[str, Any]:
     return {"eps": rest[0]} if rest and isinstance(rest[0], float) else {}
 
 
-def _path(dout: Array, cache: Cache, times: float = 1, gamma: Any = None, rms: Any = None) -> Wrong:
+def _path(dout: Array, cache: Cache, times: float | int = 1, gamma: Any = None, rms: Any = None) -> Wrong:
     """`backward` with its second path counted so many times, and with another gamma or 1 / rms."""
     inverse_rms = cache.inverse_rms if rms is None else rms
     x_hat = cache.x * inverse_rms

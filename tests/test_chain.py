@@ -1,0 +1,102 @@
+"""Chains of layers: their gradient against autodiff, and their training."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxbackprop import Hyperparameters
+from jaxbackprop.layers.chain import (
+    chain,
+    chain_loss_and_grad,
+    fit_chain,
+    flatten,
+    part,
+    recurrent,
+    residual,
+    self_attention,
+)
+
+
+def small_convolutional():
+    network = chain(
+        [
+            part("convolution", (4, 1, 3, 3), (4,), pad=1),
+            part("batch_norm", (4,), (4,)),
+            part("relu"),
+            part("max_pool", size=2),
+            part("convolution", (6, 4, 3, 3), (6,)),
+            part("tanh"),
+            part("average_pool", size=2),
+            flatten(),
+            part("affine", (3, 6), (3,)),
+        ]
+    )
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(1, 8, 8, 5)), np.eye(3)[:, rng.integers(0, 3, 5)]
+    return network, jnp.asarray(x), jnp.asarray(y)
+
+
+def transformer():
+    block = [
+        residual([part("layer_norm", (8,), (8,)), self_attention(8, 4, key_heads=2)]),
+        residual([part("rms_norm", (8,)), part("affine", (16, 8), (16,)), part("gelu"), part("affine", (8, 16), (8,))]),
+    ]
+    network = chain(
+        [part("embedding", (8, 5)), part("positional_embedding", (8, 7)), *block, part("affine", (5, 8), (5,))]
+    )
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 5, (6, 9))
+    return network, jnp.asarray(x), jnp.moveaxis(jax.nn.one_hot(jnp.asarray(np.roll(x, -1, 0)), 5), -1, 0)
+
+
+def lstm():
+    network = chain([recurrent("lstm", 3, 4), part("affine", (2, 4), (2,))])
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(3, 5, 6))
+    return network, jnp.asarray(x), jax.nn.one_hot(jnp.asarray(x[0] > 0, int), 2, axis=0)
+
+
+@pytest.mark.parametrize("make", [small_convolutional, transformer, lstm])
+def test_gradient_against_autodiff(make, float64):
+    network, x, y = make()
+    params = jax.tree.map(lambda p: p.astype("float64"), network.init(jax.random.key(0)))
+    weights = jnp.linspace(0.5, 2, x.shape[-1])
+    by_hand = chain_loss_and_grad(network, l2=0.01)
+
+    @jax.jit
+    def both(params):
+        return by_hand(params, x, y, weights), jax.grad(lambda p: by_hand(p, x, y, weights)[0])(params)
+
+    (value, got), right = both(params)
+    assert np.isfinite(value)
+    assert jax.tree.structure(got) == jax.tree.structure(params)
+    scale = max(float(jnp.max(jnp.abs(g))) for g in jax.tree.leaves(right))
+    for g, r in zip(jax.tree.leaves(got), jax.tree.leaves(right), strict=True):
+        assert np.max(np.abs(g - r)) <= 1e-12 * scale
+
+
+@pytest.mark.parametrize("make", [small_convolutional, transformer, lstm])
+def test_training_lowers_the_loss(make):
+    network, x, y = make()
+    params = network.init(jax.random.key(0))
+    result = jax.jit(
+        lambda p: fit_chain(network, p, x, y, Hyperparameters(0.01), steps=60, optimizer="adam", batch_size=4)
+    )(params)
+    assert result.loss_curve[-1] < 0.7 * result.loss_curve[0]
+
+
+def test_another_number_of_samples_is_refused():
+    network, x, y = small_convolutional()
+    with pytest.raises(ValueError, match="last axis"):
+        fit_chain(network, network.init(jax.random.key(0)), x, y[:, :2], Hyperparameters(0.1), steps=1)
+
+
+@pytest.mark.parametrize("make", [small_convolutional, transformer, lstm])
+def test_by_hand_needs_no_more_memory_than_autodiff(make):
+    network, x, y = make()
+    params, by_hand = network.init(jax.random.key(0)), chain_loss_and_grad(network)
+    hand = jax.jit(lambda p: by_hand(p, x, y, None))
+    auto = jax.jit(jax.value_and_grad(lambda p: by_hand(p, x, y, None)[0]))
+    needed = [f.lower(params).compile().memory_analysis().temp_size_in_bytes for f in (hand, auto)]
+    assert needed[0] <= 1.05 * needed[1]

@@ -1,0 +1,137 @@
+"""Every layer's backward pass against autodiff of the same forward pass, and against finite differences."""
+
+import zlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxbackprop.layers import FILES, find_layer
+from jaxbackprop.layers.examples import example
+from jaxbackprop.oracle import finite_difference_gradient, relative_error
+
+
+def case_of(name, seed, dtype):
+    rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
+    arguments, options = example(name, rng, dtype)
+    shape = jax.eval_shape(lambda *a: find_layer(name).forward(*a, **options)[0], *arguments).shape
+    return arguments, options, jnp.asarray(rng.normal(size=shape), dtype)
+
+
+def check_against_autodiff(name, seed, dtype, tolerance):
+    layer = find_layer(name)
+    arguments, options, dout = case_of(name, seed, dtype)
+
+    @jax.jit
+    def both(arguments, dout):
+        _, cache = layer.forward(*arguments, **options)
+        _, pull = jax.vjp(lambda *a: layer.forward(*a, **options)[0], *arguments)
+        return layer.backward(dout, cache), pull(dout)
+
+    by_hand, right = both(arguments, dout)
+    assert len(by_hand) == len(right) == len(layer.arguments)
+    scale = max(float(jnp.max(jnp.abs(g))) for g in right)
+    for argument, got, expected, given in zip(layer.arguments, by_hand, right, arguments, strict=True):
+        assert got.shape == given.shape
+        assert got.dtype == given.dtype
+        # a gradient that is zero but for rounding is measured by the others
+        error = np.max(np.abs(got - expected)) / max(float(np.max(np.abs(expected))), 1e-3 * scale, 1e-300)
+        assert error <= tolerance, (argument, error, [a.shape for a in arguments], options)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_float64_against_autodiff(name, float64):
+    for seed in range(3):
+        check_against_autodiff(name, seed, "float64", 1e-12)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_float32_against_autodiff(name):
+    check_against_autodiff(name, 3, "float32", 1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FILES)
+def test_many_shapes_against_autodiff(name, float64):
+    for seed in range(4, 40):
+        check_against_autodiff(name, seed, "float64", 1e-12)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_against_finite_differences(name, float64):
+    layer = find_layer(name)
+    rng = np.random.default_rng(5)
+    arguments, options = example(name, rng)
+    if name == "max_pool":  # finite differences mean nothing where entries tie
+        arguments = (arguments[0] + rng.normal(size=arguments[0].shape),)
+    out, cache = layer.forward(*arguments, **options)
+    dout = jnp.asarray(rng.normal(size=out.shape))
+    by_hand = layer.backward(dout, cache)
+    right = finite_difference_gradient(lambda a: jnp.sum(dout * layer.forward(*a, **options)[0]), arguments)
+    scale = max(float(jnp.max(jnp.abs(g))) for g in right)
+    for got, expected in zip(by_hand, right, strict=True):
+        assert np.max(np.abs(got - expected)) <= 1e-7 * max(scale, 1e-2)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_cache_may_leave_a_compiled_function_and_be_mapped(name, float64):
+    layer = find_layer(name)
+    arguments, options, dout = case_of(name, 0, "float64")
+    if set(options) & {"target", "index", "mask"}:
+        options = {
+            key: jnp.asarray(value) if key in ("target", "index", "mask") else value for key, value in options.items()
+        }
+    _, cache = jax.jit(lambda a: layer.forward(*a, **options))(arguments)
+    alone = jax.jit(layer.backward)(dout, cache)
+    two = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), arguments)
+    _, caches = jax.vmap(lambda a: layer.forward(*a, **options))(two)
+    mapped = jax.vmap(layer.backward)(jnp.stack([dout, dout]), caches)
+    for one, many in zip(alone, mapped, strict=True):
+        np.testing.assert_allclose(many[1], one, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["rnn", "lstm", "gru"])
+@pytest.mark.parametrize("truncate", [1, 2])
+def test_truncated_is_autodiff_with_the_state_held_constant(name, truncate, float64):
+    layer = find_layer(name)
+    gates = {"rnn": 1, "lstm": 4, "gru": 3}[name]
+    rng = np.random.default_rng(0)
+    shapes = [(2, 1, 3), (4, 3), (4 * gates, 2), (4 * gates, 4), *[(4 * gates,)] * (2 if name == "gru" else 1)]
+    arguments = [jnp.asarray(rng.normal(size=shape)) for shape in shapes]
+    arguments[0] = jnp.asarray(rng.normal(size=(2, 5, 3)))
+    dout = jnp.asarray(rng.normal(size=(4, 5, 3)))
+    _, cache = layer.forward(*arguments, truncate=truncate)
+    by_hand = layer.backward(dout, cache)
+    if name == "lstm":  # its cell is carried, too, and starts at 0: only the first stretch can be run alone
+        alone = layer.forward(arguments[0][:, :truncate], *arguments[1:])[1]
+        np.testing.assert_allclose(by_hand[1], layer.backward(dout[:, :truncate], alone)[1], rtol=1e-12)
+        return
+
+    def in_stretches(x, state, *rest):
+        outs = []
+        for start in range(0, x.shape[1], truncate):
+            outs.append(layer.forward(x[:, start : start + truncate], state, *rest)[0])
+            state = jax.lax.stop_gradient(outs[-1][:, -1])
+        return jnp.concatenate(outs, axis=1)
+
+    for got, right in zip(by_hand, jax.vjp(in_stretches, *arguments)[1](dout), strict=True):
+        assert relative_error(got, right) <= 1e-12
+
+
+def test_both_forms_of_the_normalisation_agree(float64):
+    layer = find_layer("batch_norm")
+    arguments, _, dout = case_of("spatial_batch_norm", 1, "float64")
+    _, cache = layer.forward(*arguments)
+    for short, long in zip(layer.backward(dout, cache), layer.backward(dout, cache, short=False), strict=True):
+        np.testing.assert_allclose(short, long, rtol=1e-11, atol=1e-12)
+
+
+def test_dropout_draws_its_mask_from_the_key():
+    dropout = find_layer("dropout")
+    x = jnp.ones((50, 40))
+    out, cache = dropout.forward(x, key=jax.random.key(1), rate=0.25)
+    assert abs(float(out.mean()) - 1) < 0.05
+    np.testing.assert_array_equal(dropout.backward(x, cache)[0], out)
+    with pytest.raises(ValueError, match="key"):
+        dropout.forward(x)
