@@ -97,7 +97,8 @@ def html_table(rows: Sequence[Sequence[Any]], classes: Iterable[str] = ()) -> st
     lines = [f"<tr>{''.join(f'<th>{text(cell)}</th>' for cell in head)}</tr>"]
     names = [*classes, *[""] * len(body)]
     for row, name in zip(body, names, strict=False):
-        cells = "".join(f'<td{' class="number"' * to_right}>{text(cell)}</td>' for cell, to_right in zip(row, right, strict=True))
+        kinds = [' class="number"' if to_right else "" for to_right in right]
+        cells = "".join(f"<td{kind}>{text(cell)}</td>" for kind, cell in zip(kinds, row, strict=True))
         lines.append(f'<tr class="{name}">{cells}</tr>')
     return f'<div class="scroll"><table>{"".join(lines)}</table></div>'
 

@@ -172,7 +172,9 @@ def hand_in_part(report: Any) -> str:
     parts = [headline(sentence, report.ok)]
     for name, one in report.reports.items():
         found = report.parts.get(name, [])
-        first_wrong = next((p.sentence.rsplit("first in ", 1)[-1] for p in found if p.code == "forward" and p.wrong), "")
+        first_wrong = next(
+            (p.sentence.rsplit("first in ", 1)[-1] for p in found if p.code == "forward" and p.wrong), ""
+        )
         said = [f"<p><b>{'Wrong' if part.wrong else 'Note'}:</b> {prose(part.sentence)}.</p>" for part in found]
         body = "".join([*said, gradient_part(one, first_wrong=first_wrong, within=len(names) > 1)])
         if len(names) == 1:
