@@ -69,7 +69,8 @@ def delta(l: int, depth: int, term: str) -> str:
 
 def of_a_leaf(path: str) -> str:
     """dL/d of a leaf that belongs to no known formula."""
-    return f"<math>{fraction(row('<mo>∂</mo>', letter('L')), row('<mo>∂</mo>', f'<mtext>{text(path)}</mtext>'))}</math>"
+    below = row("<mo>∂</mo>", f"<mtext>{text(path)}</mtext>")
+    return f'<math displaystyle="true">{fraction(row("<mo>∂</mo>", letter("L")), below)}</math>'
 
 
 def partial(name: str, l: int, term: str) -> str:
@@ -109,7 +110,7 @@ def lit(part: str, on: bool) -> str:
 
 
 def equation(left: str, right: str) -> str:
-    return f"<math>{left}<mo>=</mo>{right}</math>"
+    return f'<math displaystyle="true">{left}<mo>=</mo>{right}</math>'
 
 
 def formulas_of(leaves: Sequence[tuple[str, int]], depth: int, code: str | None) -> list[str]:
