@@ -157,7 +157,7 @@ def as_blocks(values: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
 def as_matrix(values: np.ndarray) -> np.ndarray:
     """Two axes of any number: a vector is a row, further axes go into the rows."""
     values = np.asarray(values, float)
-    return values.reshape(1, -1) if values.ndim < 2 else values.reshape(-1, values.shape[-1])
+    return values.reshape(1, -1) if values.ndim < 2 or not values.size else values.reshape(-1, values.shape[-1])
 
 
 def heat_map(values: np.ndarray, largest: float, caption: str) -> str:
@@ -165,6 +165,8 @@ def heat_map(values: np.ndarray, largest: float, caption: str) -> str:
 
     NaN and infinity are hatched.
     """
+    if not values.size:
+        return f'<figure class="heat"><figcaption>{text(caption)}</figcaption><small>no entries</small></figure>'
     cells, steps = as_blocks(as_matrix(values))
     rows, columns = cells.shape
     numbered = cells.size <= NUMBERED and columns <= 8

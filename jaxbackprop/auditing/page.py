@@ -147,7 +147,7 @@ def networks_part(report: NetworkReport, *, alone: bool) -> str:
     parts = [headline(report.summary, report.ok) if alone else f"<h2>{text(report.summary)}</h2>"]
     rows = report.rows()
     parts.append(html_table(rows, ["wrong" if row[-1] else "" for row in rows[1:]]))
-    shown = set()
+    shown: set[str] = set()
     for outcome in report.outcomes:
         if outcome.ok or outcome.mistake in shown or len(shown) == 3:
             continue

@@ -22,6 +22,13 @@ function canvasOf(id, height) {
   return {root, width, height};
 }
 
+// Many lines are drawn fainter than few.
+function linesOf(good) {
+  const count = data.good.filter(is => is === good).length;
+  const opacity = good ? Math.max(0.2, Math.min(0.75, 25 / count)) : Math.max(0.05, Math.min(0.4, 60 / count));
+  return {class: good ? "lines good" : "lines", "stroke-opacity": opacity.toFixed(3)};
+}
+
 // A path through points of which some are missing: [[x, y] or null, ...].
 function through(points) {
   let path = "", pen = "M";
@@ -68,21 +75,21 @@ function words(name, most) {
 function drawParallel() {
   const axes = data.axes;
   const narrow = document.getElementById("parallel").clientWidth < NARROW;
-  const {root, width, height} = canvasOf("parallel", narrow ? 40 + 70 * axes.length : 400);
+  const {root, width, height} = canvasOf("parallel", narrow ? 76 * axes.length : 400);
   const count = Math.max(1, axes.length - 1);
   const place = (i, at) => narrow
-    ? [22 + at / FINE * (width - 56), 36 + i * 70]
+    ? [22 + at / FINE * (width - 56), 38 + i * 76]
     : [70 + i * (width - 150) / count, height - 24 - at / FINE * (height - 84)];
   const lines = data.trials.map((_, row) => axes.map((axis, i) => axis.at[row] === null ? null : place(i, axis.at[row])));
   for (const good of [0, 1]) {
-    const group = svg("g", {class: good ? "lines good" : "lines"}, root);
+    const group = svg("g", linesOf(good), root);
     lines.forEach((points, row) => { if (data.good[row] === good) svg("path", {d: through(points)}, group); });
   }
   const highlight = svg("path", {class: "line chosen"}, root);
   axes.forEach((axis, i) => {
     const [x0, y0] = place(i, 0), [x1, y1] = place(i, FINE);
     svg("line", {x1: x0, y1: y0, x2: x1, y2: y1, class: "axis"}, root);
-    if (narrow) svg("text", {x: 14, y: y0 - 13, class: "name"}, root, axis.name);
+    if (narrow) svg("text", {x: 14, y: y0 - 16, class: "name halo"}, root, axis.name);
     else {
       const parts = words(axis.name, 12);
       parts.forEach((part, k) => svg("text", {x: x0, y: y1 - 14 - 16 * (parts.length - 1 - k), class: "name middle"}, root, part));
@@ -106,12 +113,12 @@ function drawParallel() {
 }
 
 // Axes with marks and names around a frame; returns the places of positions.
-function frame(root, width, height, xTicks, yTicks, xName, yName) {
+function frame(root, width, height, xTicks, yTicks, xName, yName, grid) {
   const left = 62, right = 14, top = 12, bottom = 46;
   const x = at => left + at / FINE * (width - left - right);
   const y = at => height - bottom - at / FINE * (height - top - bottom);
   for (const [at, label] of yTicks) {
-    svg("line", {x1: left, x2: width - right, y1: y(at), y2: y(at), class: "grid"}, root);
+    svg("line", grid ? {x1: left, x2: width - right, y1: y(at), y2: y(at), class: "grid"} : {x1: left - 5, x2: left, y1: y(at), y2: y(at), class: "axis"}, root);
     svg("text", {x: left - 7, y: y(at) + 4, class: "tick end"}, root, label);
   }
   let last = -Infinity;
@@ -131,7 +138,7 @@ function frame(root, width, height, xTicks, yTicks, xName, yName) {
 function drawCurves() {
   const {root, width, height} = canvasOf("curves", 380);
   const curves = data.curves;
-  const {x, y, left, top, inner} = frame(root, width, height, curves.xTicks, curves.yTicks, "epoch", curves.log ? "loss (log scale)" : "loss");
+  const {x, y, left, top, inner} = frame(root, width, height, curves.xTicks, curves.yTicks, "epoch", curves.log ? "loss (log scale)" : "loss", true);
   const clip = svg("clipPath", {id: "inside"}, svg("defs", {}, root));
   svg("rect", {x: left, y: top, width: inner[0], height: inner[1]}, clip);
   const points = curve => curve.map((at, i) => at === null ? null : [x(curves.x[i]), y(at)]);
@@ -139,7 +146,7 @@ function drawCurves() {
   const behind = (held ? curves.validation : curves.train).map(points);
   const inside = svg("g", {"clip-path": "url(#inside)"}, root);
   for (const good of [0, 1]) {
-    const group = svg("g", {class: good ? "lines good" : "lines"}, inside);
+    const group = svg("g", linesOf(good), inside);
     behind.forEach((line, row) => { if (data.good[row] === good) svg("path", {d: through(line)}, group); });
   }
   const validation = svg("path", {class: "line chosen"}, inside);
@@ -182,7 +189,7 @@ function drawPlane() {
   if (!plane) return () => {};
   const legend = plane.kinds.length ? 26 * Math.ceil(plane.kinds.length / 3) : 0;
   const {root, width, height} = canvasOf("plane", 380 + legend);
-  const {x, y, left, top, inner} = frame(root, width, height - legend, plane.xTicks, plane.yTicks, plane.names[0], plane.names[1]);
+  const {x, y, left, top, inner} = frame(root, width, height - legend, plane.xTicks, plane.yTicks, plane.names[0], plane.names[1], false);
   const image = svg("image", {x: left, y: top, width: inner[0], height: inner[1], preserveAspectRatio: "none"});
   root.prepend(image);
   const dots = svg("g", {}, root);

@@ -22,7 +22,19 @@ MOST_TRIALS, MOST_RECORDS, MOST_PLANES, MOST_POINTS = 2000, 48, 20, 400
 ACROSS = 72  # cells of the plane each way
 SURE = 31  # levels of how sure a network is of a class
 OUTCOMES = ("train_loss", "validation_loss")
-SETTINGS = ("activation", "hidden", "learning_rate", "l2", "momentum", "weight_decay", "seed", "optimizer", "batch_size")
+SETTINGS = (
+    "activation",
+    "hidden",
+    "learning_rate",
+    "l2",
+    "momentum",
+    "weight_decay",
+    "seed",
+    "optimizer",
+    "batch_size",
+)
+
+FIXED = (*SETTINGS, "epochs")  # said once where all trials have the same
 
 
 class Scale(NamedTuple):
@@ -43,7 +55,7 @@ def save_sweep(path: str | Path, result: "SweepResult", X: Any = None, y: Any = 
         "best": int(ranked[0]),
         "rankedBy": loss_column(table).replace("_", " "),
         "columns": columns_of(table.iloc[kept]),
-        "axes": axes_of(table.iloc[kept]),
+        "axes": axes_of(table.iloc[kept], ranks_of(ranked, kept)),
         "good": np.isin(kept, ranked[: max(1, len(ranked) // 10)]).astype(int).tolist(),
         "curves": curves_of(result, kept),
         "plane": None if X is None else planes_of(result, ranked, X, y),
@@ -64,13 +76,24 @@ def loss_column(table: "pd.DataFrame") -> str:
     return "validation_loss" if table["validation_loss"].notna().any() else "train_loss"
 
 
+def ranks_of(ranked: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    """Where each trial stands among all, 0 the best to 1 the worst."""
+    ranks = np.empty(len(ranked))
+    ranks[ranked] = np.arange(len(ranked)) / max(1, len(ranked) - 1)
+    return ranks[kept]
+
+
 def body_of(result: "SweepResult", data: dict[str, Any], trials: int) -> str:
     """The frame of the page, which the script fills."""
     table, best = result.table, data["best"]
     loss = loss_column(table)
-    held = [f"{name.replace('_', ' ')} {shown(table[name].iloc[0])}" for name in SETTINGS if constant(table[name])]
-    score = next((name for name in table if name.startswith("validation_") and name not in OUTCOMES), "")
-    scored = f", {score.replace('_', ' ')} {table[score].iloc[best]:.4g}" if score and table[score].notna().any() else ""
+    held = [
+        f"{name.replace('_', ' ')} {shown_in(name, table[name].iloc[0])}" for name in FIXED if constant(table[name])
+    ]
+    score = next((name for name in map(str, table) if name.startswith("validation_") and name not in OUTCOMES), "")
+    scored = (
+        f", {score.replace('_', ' ')} {table[score].iloc[best]:.4g}" if score and table[score].notna().any() else ""
+    )
     diverged = int(table["diverged"].sum())
     notes = [f"The same in all trials: {', '.join(held)}." if held else ""]
     notes.append(f"{diverged} diverged." if diverged else "")
@@ -109,15 +132,20 @@ def shown(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float | np.floating) else str(value)
 
 
+def shown_in(name: str, value: Any) -> str:
+    """The same, where a batch of no size is all samples."""
+    return "all" if name == "batch_size" and shown(value) == "–" else shown(value)
+
+
 def columns_of(table: "pd.DataFrame") -> list[dict[str, Any]]:
     """The table, column by column: what is shown, and what it is sorted by."""
     columns = []
     for name in table:
         values = list(table[name])
-        if name in SETTINGS and constant(table[name]):
+        if name in FIXED and constant(table[name]):
             continue
         if name == "batch_size":
-            cells = ["all" if shown(value) == "–" else f"{int(value)}" for value in values]
+            cells = [shown_in(name, value) for value in values]
             keys: list[Any] = [None if cell == "all" else int(cell) for cell in cells]
         elif all(isinstance(value, bool | np.bool_) for value in values):
             if not any(values):
@@ -127,60 +155,71 @@ def columns_of(table: "pd.DataFrame") -> list[dict[str, Any]]:
             cells, keys = [shown(value) for value in values], [rounded(value, 7) for value in values]
         else:
             cells = [shown(value) for value in values]
-            ordered = sorted(set(map(tuple, values))) if name == "hidden" else sorted(set(cells))
-            keys = [ordered.index(tuple(v) if name == "hidden" else c) for v, c in zip(values, cells, strict=True)]
+            sortable: list[Any] = list(map(tuple, values)) if name == "hidden" else cells
+            order = {value: rank for rank, value in enumerate(sorted(set(sortable)))}
+            keys = [order[value] for value in sortable]
         right = all(numeric(cell) or cell == "–" for cell in cells)
         columns.append({"name": str(name).replace("_", " "), "cells": cells, "keys": keys, "number": right})
     return columns
 
 
-def axes_of(table: "pd.DataFrame") -> list[dict[str, Any]]:
+def axes_of(table: "pd.DataFrame", ranks: np.ndarray) -> list[dict[str, Any]]:
     """What lines run through: the settings that vary, then the loss and the score."""
     names = [name for name in SETTINGS if name in table and not constant(table[name])]
     names += [
         name
-        for name in table
+        for name in map(str, table)
         if (name == loss_column(table) or (name.split("_")[0] == "validation" and not name.endswith(("_loss", "_std"))))
         and table[name].notna().any()
     ]
     axes = []
     for name in names:
         values = list(table[name])
-        scale = places(values) if name in SETTINGS else None
+        scale = places(values, ranks) if name in SETTINGS else None
         scale = scale or scale_of(np.asarray(values, float))
         axes.append({"name": name.replace("_", " "), "at": scale.at, "ticks": scale.ticks})
     return axes
 
 
-def places(values: Sequence[Any]) -> Scale | None:
-    """Few settings side by side in their order, as far apart as each other; None if they are too many."""
+def places(values: Sequence[Any], ranks: np.ndarray) -> Scale | None:
+    """Few settings side by side in their order, as far apart as each other; None if they are too many.
+
+    The trials of one setting fan out a little, the better the higher: otherwise all of them were one line.
+    """
     known: list[Any] = [None if shown(value) == "–" else value for value in values]
     numbers = all(value is None or numeric(value) for value in known)
     order = {shown(v): v for v in known}
     if len(order) > 10 and numbers:
         return None
-    key = (lambda v: (v is None, v or 0)) if numbers else (lambda v: tuple(v) if isinstance(v, list | tuple) else str(v))
+    key = (
+        (lambda v: (v is None, v or 0)) if numbers else (lambda v: tuple(v) if isinstance(v, list | tuple) else str(v))
+    )
     ordered = [shown(value) for value in sorted(order.values(), key=key)]
-    step = FINE / max(1, len(ordered) - 1)
-    at: list[int | None] = [round(ordered.index(shown(value)) * step) for value in known]
+    fan = 0.4 * FINE / max(3, len(ordered))
+    step = (FINE - fan) / max(1, len(ordered) - 1)
+    at: list[int | None] = [
+        round(ordered.index(shown(value)) * step + fan * (1 - rank)) for value, rank in zip(known, ranks, strict=True)
+    ]
     every = -(-len(ordered) // 12)
     labels = ["all" if label == "–" else short(label) for label in ordered]
-    return Scale(at, [(round(i * step), label) for i, label in enumerate(labels) if i % every == 0])
+    return Scale(at, [(round(i * step + fan / 2), label) for i, label in enumerate(labels) if i % every == 0])
 
 
 def short(label: str, most: int = 14) -> str:
     return label if len(label) <= most else label[: most - 1] + "…"
 
 
-def scale_of(values: np.ndarray, *, low: float | None = None, high: float | None = None, linear: bool = False) -> Scale:
-    """Numbers on a linear scale, or on a logarithmic one where they span more than a factor of 30."""
+def scale_of(
+    values: np.ndarray, *, low: float | None = None, high: float | None = None, linear: bool = False, span: float = 30
+) -> Scale:
+    """Numbers on a linear scale, or on a logarithmic one where they span more than a factor of `span`."""
     finite = values[np.isfinite(values)]
     low = float(finite.min(initial=np.inf)) if low is None else low
     high = float(finite.max(initial=-np.inf)) if high is None else high
     if not low < high:
         middle = low if math.isfinite(low) else 0.0
         low, high = middle - (abs(middle) or 1.0) / 2, middle + (abs(middle) or 1.0) / 2
-    log = not linear and low > 0 and high / low > 30
+    log = not linear and low > 0 and high / low > span
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         ends = np.log10([low, high]) if log else np.array([low, high])
         place = ((np.log10(values) if log else values) - ends[0]) / (ends[1] - ends[0]) * FINE
@@ -203,8 +242,10 @@ def ticks_of(low: float, high: float, log: bool) -> list[tuple[int, str]]:
         numbers = [k * step_size for k in range(first, first + 8) if k * step_size <= high + 1e-9 * abs(high)]
     inside = [n for n in numbers if low * (1 - 1e-9) <= n <= high * (1 + 1e-9) or (not log and low <= n <= high)]
     ends = (math.log10(low), math.log10(high)) if log else (low, high)
-    span = ends[1] - ends[0]
-    return [(round(((math.log10(n) if log else n) - ends[0]) / span * FINE), f"{n:.6g}") for n in inside]
+    return [
+        (round(((math.log10(n) if log else n) - ends[0]) / (ends[1] - ends[0]) * FINE), f"{n:.6g}".replace("-", "−"))
+        for n in inside
+    ]
 
 
 def curves_of(result: "SweepResult", kept: np.ndarray) -> dict[str, Any]:
@@ -221,7 +262,7 @@ def curves_of(result: "SweepResult", kept: np.ndarray) -> dict[str, Any]:
     finite = both[np.isfinite(both)]
     # What climbs beyond the start of nearly all others has diverged, and would press the others together.
     high = float(np.quantile(finite, 0.99)) if finite.size else None
-    scale = scale_of(both, high=high)
+    scale = scale_of(both, high=high, span=8)
     at = np.array(scale.at, dtype=object).reshape(both.shape)
     across = scale_of(np.asarray(result.epochs, float)[chosen], linear=True)
     return {
