@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from jaxbackprop.auditing.formulas import IN_DELTA, term_of
+from jaxbackprop.auditing.formulas import IN_DELTA, in_every_layer, term_of
 from jaxbackprop.auditing.mistakes.general import is_bias
 from jaxbackprop.auditing.report import Finding, StageFinding
 from jaxbackprop.pages import MARKS, text
@@ -57,14 +57,21 @@ def find_pairs(findings: Sequence[Finding]) -> Pairs | None:
 def verdicts_of(pairs: Pairs, stages: Sequence[StageFinding] = (), first_wrong: str = "") -> Verdicts:
     """What is known of each stage. `first_wrong` is that of the forward pass, if it was looked at and is wrong."""
     known: Verdicts = {}
-    for l, (weight, bias) in enumerate(pairs.layers, start=1):
+    sources: dict[str, int] = {}  # the layer that a mistake in delta enters at, by its explanation
+    for l, (weight, bias) in reversed(list(enumerate(pairs.layers, start=1))):
         known[f"dW{l}"], known[f"db{l}"] = ("right" if f.ok else "wrong" for f in (weight, bias))
         if weight.ok or bias.ok:  # it is made of delta, and so delta is right
             known[f"delta{l}"] = "right"
-        elif term_of(weight.diagnosis) in IN_DELTA and weight.diagnosis == bias.diagnosis:
-            below_an_error = term_of(weight.diagnosis) == "error" and l < pairs.depth
-            known[f"delta{l}"] = "consequence" if below_an_error else "wrong"
-            known[f"dW{l}"] = known[f"db{l}"] = "consequence"
+            continue
+        cause = next((f for f in (bias, weight) if term_of(f.diagnosis) in IN_DELTA), None)
+        if cause is None:
+            continue
+        here = in_every_layer(cause.explanation) and term_of(cause.diagnosis) != "error"
+        here = sources.setdefault(cause.explanation, l) == l or here
+        known[f"delta{l}"] = "wrong" if here else "consequence"
+        for name, leaf in ((f"dW{l}", weight), (f"db{l}", bias)):
+            if leaf.explanation == cause.explanation:
+                known[name] = "consequence"
     if first_wrong:
         known["a" + str(pairs.depth) if first_wrong == "probs" else first_wrong] = "wrong"
     return known | stage_verdicts(stages, pairs.depth)

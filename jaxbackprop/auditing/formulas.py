@@ -1,5 +1,6 @@
 """The document's formulas of a backward pass, typeset as MathML, with the term lit up that a mistake is in."""
 
+import re
 from collections.abc import Sequence
 
 from jaxbackprop.auditing.mistakes.outputs import OUTPUT_MISTAKES
@@ -45,8 +46,9 @@ def term_of(code: str | None) -> str:
 def weight_gradient(l: int, term: str) -> str:
     """dL/dW^l = 1/N delta^(l+1) a^(l-1)^T."""
     penalty = f"<mo>+</mo>{lit(row(letter('λ'), power(letter('W'), l)), True)}" if term == "penalty" else ""
-    factor = row(mean(term), lit(power(letter("δ"), l + 1), term == "delta"))
-    return equation(partial("W", l, term), row(factor, lit(transposed_input(l), term == "input")) + penalty)
+    error, before = lit(power(letter("δ"), l + 1), term == "delta"), lit(transposed_input(l), term == "input")
+    product = lit(row(error, before), term == "sum")  # it sums over the samples
+    return equation(partial("W", l, term), row(mean(term), product) + penalty)
 
 
 def bias_gradient(l: int, term: str) -> str:
@@ -113,14 +115,25 @@ def equation(left: str, right: str) -> str:
     return f'<math displaystyle="true">{left}<mo>=</mo>{right}</math>'
 
 
-def formulas_of(leaves: Sequence[tuple[str, int]], depth: int, code: str | None) -> list[str]:
-    """The formulas that a mistake touches: `leaves` are ("W" or "b", layer), those with the mistake in them."""
+def in_every_layer(explanation: str) -> bool:
+    """Whether a sentence speaks of all layers, as of z^l, and not of one, as of z^2."""
+    return bool(re.search(r"\^(\(?l\b)", explanation))
+
+
+def formulas_of(
+    leaves: Sequence[tuple[str, int]], depth: int, code: str | None, *, everywhere: bool = True
+) -> list[str]:
+    """The formulas that a mistake touches: `leaves` are ("W" or "b", layer), those with the mistake in them.
+
+    A mistake in delta is made where it enters, in the uppermost of its layers, unless it is made `everywhere`.
+    """
     term = term_of(code)
     layers = list(dict.fromkeys(l for _, l in leaves))
     if term == "error":
         layers = [depth]
     if term in IN_DELTA:
         inside = [l for l in layers if term == "error" or l < depth]
+        inside = inside if everywhere else [max(inside)] if inside else []
         chosen = [delta(l, depth, term) for l in inside]
         if chosen:
             return chosen

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from jaxbackprop.auditing.drawing import Pairs, draw_network, find_pairs, verdicts_of
-from jaxbackprop.auditing.formulas import formulas_of, of_a_leaf
+from jaxbackprop.auditing.formulas import formulas_of, in_every_layer, of_a_leaf
 from jaxbackprop.auditing.report import Finding, Report, StageFinding, StageReport, error_text, listed, shape_text
 from jaxbackprop.auditing.summary import NetworkReport
 from jaxbackprop.pages import (
@@ -92,7 +92,8 @@ def mistake_part(findings: Sequence[Finding], pairs: Pairs | None) -> str:
     if pairs is None:
         formulas = [of_a_leaf(finding.path) for finding in findings[:4]]
     else:
-        formulas = formulas_of([pairs.place(finding) for finding in findings], pairs.depth, first.diagnosis)
+        places, everywhere = [pairs.place(finding) for finding in findings], in_every_layer(first.explanation)
+        formulas = formulas_of(places, pairs.depth, first.diagnosis, everywhere=everywhere)
     names = listed([finding.path for finding in findings])
     # Where in the file the wrong value is made, if it can be told.
     lines = dict.fromkeys(filter(None, (getattr(finding, "line", None) for finding in findings)))
