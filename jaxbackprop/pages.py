@@ -21,7 +21,7 @@ LEVELS = 20  # of a colour on each side of zero
 # Minus, zero and plus: blue and vermilion of Okabe and Ito, which colour-blind readers tell apart.
 LIGHT = ((0, 90, 155), (246, 246, 243), (200, 80, 0))
 DARK = ((110, 195, 250), (38, 42, 48), (255, 150, 60))
-MOST_CELLS = 32  # of a heat map along one side; larger matrices are shown by blocks
+MOST_CELLS = 48  # of a heat map along one side; larger matrices are shown by blocks
 NUMBERED = 48  # entries at most whose values are written into their cells
 # Nothing is loaded from anywhere: the browser itself is told to refuse it.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
@@ -171,12 +171,12 @@ def heat_map(values: np.ndarray, largest: float, caption: str) -> str:
     rows, columns = cells.shape
     numbered = cells.size <= NUMBERED and columns <= 8
     decimals, power = decimals_of(largest)
-    wide, high = (62, 30) if numbered else (max(7, min(24, 300 // columns)),) * 2
+    wide, high = (62, 30) if numbered else (max(6, min(24, 300 // columns)),) * 2
     parts = []
     for (i, j), value in np.ndenumerate(cells):
         finite = bool(np.isfinite(value))
         level = level_of(float(value), largest) if finite else 0
-        shown = f"{value / 10.0**power:.{decimals}f}".replace("-", "−") if finite else f"{value}"
+        shown = f"{value / 10.0**power:z.{decimals}f}".replace("-", "−") if finite else f"{value}"
         name = level_class(level) if finite else "hatched"
         place = f"row {i * steps[0]}, column {j * steps[1]}: {value:.6g}"
         parts.append(
@@ -184,7 +184,7 @@ def heat_map(values: np.ndarray, largest: float, caption: str) -> str:
             "</rect>"
         )
         if numbered:
-            strong = " strong" if abs(level) > 0.6 * LEVELS else ""
+            strong = " strong" if abs(level) > 0.5 * LEVELS else ""
             parts.append(f'<text class="cell{strong}" x="{(j + 0.5) * wide:g}" y="{(i + 0.5) * high:g}">{shown}</text>')
     width, height = wide * columns, high * rows
     factor = f"Numbers × 10<sup>{power}</sup>. " if numbered and power else ""

@@ -1,5 +1,6 @@
 """The network as a drawing: forward z and a, backward delta, and the gradients, each with its verdict."""
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -99,7 +100,7 @@ def draw_network(depth: int, verdicts: Mapping[str, str]) -> str:
 
 def drawing(depth: int, verdicts: Mapping[str, str], *, standing: bool) -> str:
     """Steps of the forward pass follow each other `along`; lane 0 is theirs, 1 is delta's and 2 the gradients'."""
-    tip, along_step, lane_step = ("tip-tall", 66, 112) if standing else ("tip-wide", 112, 92)
+    along_step, lane_step = (66, 112) if standing else (112, 92)
 
     def at(along: int, lane: int) -> Point:
         x, y = (lane * lane_step, along * along_step) if standing else (along * along_step, lane * lane_step)
@@ -127,10 +128,7 @@ def drawing(depth: int, verdicts: Mapping[str, str], *, standing: bool) -> str:
         if standing
         else [loss, Point(loss.x, top.y), Point(top.x + WIDTH / 2 + 4, top.y)]
     )
-    paths = [
-        f'<path class="arrow" d="M{"L".join(f"{p.x:g} {p.y:g}" for p in points)}" marker-end="url(#{tip})"/>'
-        for points in arrows
-    ]
+    paths = [arrow(points) for points in arrows]
     names = []
     for lane, name in enumerate(("forward", "errors" if standing else "errors, backward", "gradients of L")):
         x, y = (8 + lane * lane_step, 16) if standing else (8, 16 + lane * lane_step)
@@ -139,9 +137,7 @@ def drawing(depth: int, verdicts: Mapping[str, str], *, standing: bool) -> str:
     width, height = end.x + WIDTH / 2 + 8, end.y + HEIGHT / 2 + 8
     return (
         f'<svg class="network {"tall" if standing else "wide"}" role="img" aria-label="the network, stage by stage" '
-        f'viewBox="0 0 {width:g} {height:g}" style="width:{width:g}px"><defs><marker id="{tip}" viewBox="0 0 8 8" '
-        'refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto"><path class="arrowhead" d="M0 0L8 4L0 8z"/>'
-        f"</marker></defs>{''.join([*paths, *boxes, *names])}</svg>"
+        f'viewBox="0 0 {width:g} {height:g}" style="width:{width:g}px">{"".join([*paths, *boxes, *names])}</svg>'
     )
 
 
@@ -156,6 +152,15 @@ def box(place: Point, label: str, verdict: str, name: str) -> str:
         f'<rect x="{x - WIDTH / 2:g}" y="{y - HEIGHT / 2:g}" width="{WIDTH}" height="{HEIGHT}" rx="7"/>'
         f'<text class="{kind}" x="{x - shift:g}" y="{y:g}">{text(base)}{power}</text>{sign}</g>'
     )
+
+
+def arrow(points: Sequence[Point]) -> str:
+    """A line through points, with a head at its end."""
+    before, end = points[-2:]
+    turn = math.degrees(math.atan2(end.y - before.y, end.x - before.x))
+    line = "L".join(f"{point.x:g} {point.y:g}" for point in points)
+    head = f'<path class="arrowhead" d="M1 0L-9 -5V5z" transform="translate({end.x:g} {end.y:g}) rotate({turn:.1f})"/>'
+    return f'<path class="arrow" d="M{line}"/>{head}'
 
 
 def between(start: Point, end: Point) -> list[Point]:

@@ -27,7 +27,7 @@ TERMS = {
     "double": "mean",
     "half": "mean",
     "mean_twice": "mean",
-    "other_activation": "slope",
+    "other_activation": "activation",
     "activations_differ": "slope",
 }
 IN_DELTA = ("slope", "weight", "error")  # terms that stand in the formula of delta
@@ -65,7 +65,7 @@ def delta(l: int, depth: int, term: str) -> str:
         y_hat = "<mover><mi>y</mi><mo>^</mo></mover>"
         return equation(left, lit(row(y_hat, "<mo>−</mo>", letter("y")), term == "error"))
     weight = lit(f"<msup><mi>W</mi><mrow><mn>{l + 1}</mn><mi>T</mi></mrow></msup>", term == "weight")
-    slope = row("<mi>f</mi><mo>′</mo><mo>(</mo>", power(letter("z"), l), "<mo>)</mo>")
+    slope = row("<mi>f</mi><mo>′</mo>", of_z(l))
     return equation(left, row(weight, power(letter("δ"), l + 2), "<mo>⊙</mo>", lit(slope, term == "slope")))
 
 
@@ -95,7 +95,11 @@ def letter(name: str) -> str:
     return f"<mi>{name}</mi>"
 
 
-def power(base: str, index: int) -> str:
+def of_z(index: int | str) -> str:
+    return f"<mo>(</mo>{power(letter('z'), index)}<mo>)</mo>"
+
+
+def power(base: str, index: int | str) -> str:
     return f"<msup>{base}<mn>{index}</mn></msup>"
 
 
@@ -137,4 +141,6 @@ def formulas_of(
         chosen = [delta(l, depth, term) for l in inside]
         if chosen:
             return chosen
+    if term == "activation":
+        return [equation(power(letter("a"), "l"), row(lit(letter("f"), True), of_z("l")))]
     return [(weight_gradient if kind == "W" else bias_gradient)(l, term) for kind, l in leaves]

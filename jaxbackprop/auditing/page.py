@@ -74,7 +74,7 @@ def headline(sentence: str, ok: bool) -> str:
 
 
 def subheading(words: str, within: bool) -> str:
-    return f"<h3>{text(words)}</h3>" if within else f"<h2>{text(words)}</h2>"
+    return f'<h3 class="part">{text(words)}</h3>' if within else f"<h2>{text(words)}</h2>"
 
 
 def mistakes(report: Report) -> list[list[Finding]]:
@@ -128,7 +128,7 @@ def leaf_part(finding: Finding) -> str:
         maps = (
             f'<div class="maps">{heat_map(got, largest, "yours")}{heat_map(right, largest, "right")}'
             f"{heat_map(difference, largest, 'yours − right')}"
-            f"<figure><figcaption>∂L/∂{text(finding.path)}</figcaption>{heat_legend(largest)}</figure></div>"
+            f"<figure><figcaption>scale</figcaption>{heat_legend(largest)}</figure></div>"
         )
     opened = "" if finding.ok else " open"
     return f'<details class="leaf {verdict}"{opened}><summary>{head}</summary>{maps}</details>'
@@ -145,7 +145,9 @@ def stages_part(report: StageReport, *, alone: bool) -> str:
 
 def networks_part(report: NetworkReport, *, alone: bool) -> str:
     """In which networks it is right; and a case in full for each mistake."""
-    parts = [headline(report.summary, report.ok) if alone else f"<h2>{text(report.summary)}</h2>"]
+    wrong = sum(not outcome.ok for outcome in report.outcomes)
+    words = f"Wrong in {wrong} of {len(report.outcomes)} networks." if wrong else "Right in all networks."
+    parts = [headline(words, report.ok) if alone else f"<h2>{text(words)}</h2>", f"<p>{prose(report.summary)}</p>"]
     rows = report.rows()
     parts.append(html_table(rows, ["wrong" if row[-1] else "" for row in rows[1:]]))
     shown: set[str] = set()
