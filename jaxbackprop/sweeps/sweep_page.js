@@ -201,12 +201,13 @@ function drawPlane() {
     dot(px + 6, py, k);
     svg("text", {x: px + 18, y: py + 4, class: "tick"}, root, kind.length > 14 ? kind.slice(0, 13) + "…" : kind);
   });
-  const missing = svg("text", {x: left + inner[0] / 2, y: top + 24, class: "name middle halo"}, root);
+  const note = document.getElementById("plane-note");
   return () => {
     const cells = plane.cells[chosen];
     if (cells === undefined) image.removeAttribute("href");
     else image.setAttribute("href", picture(cells, plane.across));
-    missing.textContent = cells === undefined ? `not kept for trial ${chosen}` : "";
+    const kept = `Kept for the ${Object.keys(plane.cells).length} best trials`;
+    note.textContent = cells === undefined ? `${kept}, and not for trial ${chosen}.` : `${kept}; this is trial ${chosen}.`;
   };
 }
 

@@ -99,20 +99,20 @@ def body_of(result: "SweepResult", data: dict[str, Any], trials: int) -> str:
     notes.append(f"{diverged} diverged." if diverged else "")
     notes.append(f"The {MOST_TRIALS} best are shown." if trials > MOST_TRIALS else "")
     plane = data["plane"]
-    about = "" if plane is None else f"Kept for the {len(plane['cells'])} best trials."
     return f"""<h1>{trials} trial{"s" * (trials != 1)}; the best is number {best}</h1>
 <p>{text(loss.replace("_", " ").capitalize())} {table[loss].iloc[best]:.4g}{text(scored)}.</p>
 <p class="quiet">{text(" ".join(filter(None, notes)))}</p>
 <p id="chosen" class="chosen-line" aria-live="polite"></p>
 <h2>Settings and outcomes</h2>
 <p class="quiet">Each line is a trial, <span class="key good">the best tenth</span>
-and <span class="key chosen">the chosen one</span> in colour. Choose one here, among the curves, or in the table.</p>
+and <span class="key chosen">the chosen one</span> in colour; those of one setting lie beside each other, the better the
+higher. Choose one here, among the curves, or in the table.</p>
 <div id="parallel" class="chart"></div>
 <div class="pair"><section><h2>Loss curves</h2>
 <p class="quiet">Mean loss{" on a logarithmic scale" * data["curves"]["log"]}: <span class="key solid">validation</span>
 <span class="key dashed">training</span> of the chosen trial; validation of the others behind.</p>
 <div id="curves" class="chart"></div></section>
-<section{" hidden" if plane is None else ""}><h2>Decision boundary</h2><p class="quiet">{about}</p>
+<section{" hidden" if plane is None else ""}><h2>Decision boundary</h2><p id="plane-note" class="quiet"></p>
 <div id="plane" class="chart"></div></section></div>
 <h2>Table</h2>
 <p class="quiet">A column's head sorts by it, a row chooses its trial.</p>
