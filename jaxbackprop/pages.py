@@ -39,7 +39,7 @@ def prose(sentence: str) -> str:
     return re.sub(r"\^(\d+|T|\w|\([^()]{1,9}\))", r"<sup>\1</sup>", text(sentence))
 
 
-def page(title: str, body: str, *, data: Any = None, scripts: Sequence[str] = ()) -> str:
+def whole_page(title: str, body: str, *, data: Any = None, scripts: Sequence[str] = ()) -> str:
     """A whole page. `data` is for the scripts, which find it as JSON in the element with the id "data"."""
     embedded_data = "" if data is None else f'<script type="application/json" id="data">{embedded(data)}</script>\n'
     code = "".join(f"<script>\n{script}</script>\n" for script in scripts)

@@ -103,6 +103,14 @@ def test_the_page_of_an_audit(tmp_path):
     assert parsed.tags.count("svg") == 2 + 3 * 4  # two drawings; three maps and a scale for the leaves with arrays
 
 
+def test_the_line_of_the_file_is_shown_where_it_is_known(tmp_path):
+    report = gradient_report()
+    object.__setattr__(report.findings[0], "line", "homework.py, line 12: dW1 = X.T @ <d2>")
+    parsed = outline(report.save_html(tmp_path / "report.html"))
+    assert "homework.py, line 12: dW1 = X.T @ <d2>" in parsed.shown
+    assert parsed.tags.count("pre") == 1
+
+
 def test_names_of_users_stay_text(tmp_path, result):
     audited = outline(gradient_report(EVIL).save_html(tmp_path / "report.html"))
     assert audited.tags.count("script") == 0

@@ -95,10 +95,10 @@ def stage_verdicts(stages: Sequence[StageFinding], depth: int) -> Verdicts:
 
 def draw_network(depth: int, verdicts: Mapping[str, str]) -> str:
     """The same drawing lying, for wide screens, and standing, for narrow ones."""
-    return "".join(drawing(depth, verdicts, standing=standing) for standing in (False, True))
+    return "".join(draw_one(depth, verdicts, standing=standing) for standing in (False, True))
 
 
-def drawing(depth: int, verdicts: Mapping[str, str], *, standing: bool) -> str:
+def draw_one(depth: int, verdicts: Mapping[str, str], *, standing: bool) -> str:
     """Steps of the forward pass follow each other `along`; lane 0 is theirs, 1 is delta's and 2 the gradients'."""
     along_step, lane_step = (66, 112) if standing else (112, 92)
 

@@ -17,10 +17,10 @@ from jaxbackprop.pages import (
     heat_map,
     html_table,
     mark,
-    page,
     prose,
     save_page,
     text,
+    whole_page,
 )
 
 TITLE = "Audit of a gradient"
@@ -44,7 +44,7 @@ def save_reports(path: str | Path, reports: Sequence[Any], title: str = "") -> P
             parts.append(networks_part(report, alone=report is first))
         else:
             parts.append(hand_in_part(report))
-    return save_page(path, page(title or TITLE, "\n".join(parts)))
+    return save_page(path, whole_page(title or TITLE, "\n".join(parts)))
 
 
 def gradient_part(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from jaxbackprop.pages import numeric, page, resource, rounded, save_page, text
+from jaxbackprop.pages import numeric, resource, rounded, save_page, text, whole_page
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -61,7 +61,7 @@ def save_sweep(path: str | Path, result: "SweepResult", X: Any = None, y: Any = 
         "plane": None if X is None else planes_of(result, ranked, X, y),
     }
     scripts = [resource("sweep_page.js", "jaxbackprop.sweeps")]
-    return save_page(path, page("Sweep", body_of(result, data, len(table)), data=data, scripts=scripts))
+    return save_page(path, whole_page("Sweep", body_of(result, data, len(table)), data=data, scripts=scripts))
 
 
 def by_loss(result: "SweepResult") -> np.ndarray:
