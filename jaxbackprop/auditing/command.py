@@ -49,6 +49,7 @@ def main(
     csv: Path | None = None,
     seconds: float = 60.0,
     codes: Path | None = None,
+    html: Path | None = None,
     seed: int = 0,
 ) -> int:
     """Is the gradient in a file of your own right? If not, what is the mistake?
@@ -87,6 +88,7 @@ def main(
         csv: Write one row a file there: verdict, mistakes, seconds.
         seconds: The time limit for each file of a folder.
         codes: A file to write the exit status and the codes of the mistakes to, for programs.
+        html: A file to write the report to as a page to look at, with the network and the matrices drawn.
         verbose: Show what the file printed.
         seed: Of the parameters and the data.
     """
@@ -107,7 +109,7 @@ def main(
         path, name = split_target(target, name)
         with opened(path) as hand_in:
             text, ok, mistakes = examine_file(
-                hand_in, name, activation, l2=l2, one_hot=one_hot, classes=classes, seed=seed
+                hand_in, name, activation, l2=l2, one_hot=one_hot, classes=classes, seed=seed, html=html
             )
             if verbose:
                 print(hand_in.printed.getvalue())
@@ -123,7 +125,15 @@ def main(
 
 
 def examine_file(
-    hand_in: HandIn, name: str | None, activation: str | None, *, l2: float, one_hot: bool, classes: int, seed: int
+    hand_in: HandIn,
+    name: str | None,
+    activation: str | None,
+    *,
+    l2: float,
+    one_hot: bool,
+    classes: int,
+    seed: int,
+    html: Path | None = None,
 ) -> tuple[str, bool, list[str]]:
     """The report on what a file has, whether it is right, and the codes of its mistakes.
 
@@ -136,6 +146,7 @@ def examine_file(
         except Unclear as error:
             facts = {"file": hand_in.path.name, "reason": error, "cls": cls.__name__}
             raise NotRun(ADAPTER.format(**facts, features=FEATURES, hidden=HIDDEN, classes=CLASSES)) from error
+        save_page(html, [report], report.title)
         return str(report), report.ok, report.mistakes
     function = choose_function(hand_in, name)
     if function is None:
@@ -153,9 +164,17 @@ def examine_file(
     reports = examine(silent, network, one_hot=one_hot, seed=seed)
     shown = [r.summary if isinstance(r, NetworkReport) and r.ok else str(r) for r in reports]
     title = f"{function.__name__}({', '.join(inspect.signature(function).parameters)}) of {hand_in.path.name}, {network.activation}"
+    save_page(html, reports, title)
     found = [f for report in reports if isinstance(report, Report) for f in report.findings if not f.ok]
     mistakes = list(dict.fromkeys(finding.diagnosis or "unknown" for finding in found))
     return "\n\n".join([title, *shown]), all(report.ok for report in reports), mistakes
+
+
+def save_page(html: Path | None, reports: Sequence[Any], title: str) -> None:
+    if html is not None:
+        from jaxbackprop.auditing.page import save_reports
+
+        save_reports(html, reports, title)
 
 
 def split_target(target: str, name: str | None) -> tuple[str, str | None]:

@@ -2,6 +2,7 @@
 
 import html
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
@@ -64,6 +65,12 @@ class Report:
     def _repr_html_(self) -> str:
         """For notebooks."""
         return html_text(self.headline, self.rows(), [finding.ok for finding in self.findings], self.remarks())
+
+    def save_html(self, path: str | Path) -> Path:
+        """A page to look at, in one file; the path is returned."""
+        from jaxbackprop.auditing.page import save_reports
+
+        return save_reports(path, [self])
 
     @property
     def headline(self) -> str:
@@ -131,6 +138,12 @@ class StageReport:
         later = [f.name for f in self.findings if f.verdict == "consequence"]
         causes = listed([f.name for f in self.findings if f.verdict == "wrong"]) if later else ""
         return wrong + ([f"{listed(later)}: right, given {causes}; nothing to change here."] if later else [])
+
+    def save_html(self, path: str | Path) -> Path:
+        """A page to look at, in one file; the path is returned."""
+        from jaxbackprop.auditing.page import save_reports
+
+        return save_reports(path, [self])
 
     @property
     def headline(self) -> str:

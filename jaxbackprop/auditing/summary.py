@@ -4,6 +4,7 @@ import html
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from jaxbackprop.auditing.report import Report, listed, table, wrap
@@ -109,6 +110,12 @@ class NetworkReport:
         texts = "".join(f"<pre>{html.escape(text)}</pre>" for text in self.examples())
         body = "".join(f"<tr>{row}</tr>" for row in rows)
         return f"<p><b>{html.escape(self.summary)}</b></p><table>{body}</table>{texts}"
+
+    def save_html(self, path: str | Path) -> Path:
+        """A page to look at, in one file; the path is returned."""
+        from jaxbackprop.auditing.page import save_reports
+
+        return save_reports(path, [self])
 
     def rows(self) -> list[tuple[str, ...]]:
         """For each value of each attribute, in how many of its cases the backward pass is right."""

@@ -3,6 +3,7 @@
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, SupportsIndex
 
 import jax
@@ -101,6 +102,18 @@ class SweepResult:
         if self.targets == "sigmoid":
             return (y_hat > 0.5).astype(int)
         return y_hat[:, 0] if y_hat.shape[1] == 1 else y_hat
+
+    def save_html(self, path: str | Path, X: Any = None, y: Any = None) -> Path:
+        """A page to look at, in one file: the trials as a table and as lines through their settings, their loss curves,
+        and, where X (n_samples, 2) is given, the plane as the best of them see it, with the samples and their labels y.
+
+        **Returns:** the path.
+
+        **Raises:** `ValueError` if X and y do not belong together.
+        """
+        from jaxbackprop.sweeps.sweep_page import save_sweep
+
+        return save_sweep(path, self, X, y)
 
 
 def make_result(job: Job, book: Book) -> SweepResult:
