@@ -22,7 +22,7 @@ X, Y = load_iris(return_X_y=True)
 X = scale(X)
 BASE = BackpropClassifier((4,), max_iter=12, random_state=3, learning_rate_init=0.05)
 PIPELINE = Pipeline([("scaler", StandardScaler()), ("net", clone(BASE))])
-REGRESSOR = BackpropRegressor((4,), max_iter=12, random_state=0, learning_rate_init=0.05)
+REGRESSOR = BackpropRegressor(hidden_layer_sizes=(4,), max_iter=12, random_state=0, learning_rate_init=0.05)
 GRID = {"hidden_layer_sizes": [(3,), (5,)], "activation": ["relu", "tanh"], "alpha": [1e-4, 1.0]}
 
 
@@ -103,7 +103,7 @@ def test_what_cannot_be_trained_together_is_trained_alone():
 
 def test_a_candidate_that_diverges_is_named_and_the_search_goes_on():
     data = load_diabetes(return_X_y=True)
-    regressor = BackpropRegressor((5,), solver="sgd", max_iter=20, random_state=0)
+    regressor = BackpropRegressor(hidden_layer_sizes=(5,), solver="sgd", max_iter=20, random_state=0)
     grid = {"learning_rate_init": [1e-6, 1e6], "alpha": [0.1, -1.0]}
     with pytest.warns(FitFailedWarning, match=r"9 fits failed out of a total of 12(.|\n)*1000000.0.*diverged"):
         search = SweepSearchCV(regressor, grid, cv=3, error_score=-9).fit(*data)

@@ -8,6 +8,7 @@ from sklearn.base import ClassifierMixin, _fit_context
 from sklearn.preprocessing import LabelBinarizer
 from sklearn.utils import compute_sample_weight
 from sklearn.utils._param_validation import StrOptions
+from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import _check_partial_fit_first_call, type_of_target, unique_labels
 from sklearn.utils.validation import column_or_1d
 
@@ -52,7 +53,9 @@ class BackpropClassifier(ClassifierMixin, BaseBackprop):
         solver: Any = "adam",
         alpha: Any = 0.0001,
         batch_size: Any = "auto",
+        learning_rate: Any = "constant",
         learning_rate_init: Any = 0.001,
+        power_t: Any = 0.5,
         max_iter: Any = 200,
         shuffle: Any = True,
         random_state: Any = None,
@@ -63,16 +66,23 @@ class BackpropClassifier(ClassifierMixin, BaseBackprop):
         nesterovs_momentum: Any = True,
         early_stopping: Any = False,
         validation_fraction: Any = 0.1,
+        beta_1: Any = 0.9,
+        beta_2: Any = 0.999,
+        epsilon: Any = 1e-8,
         n_iter_no_change: Any = 10,
+        max_fun: Any = 15000,
         class_weight: Any = None,
+        dtype: Any = "float32",
     ) -> None:
         super().__init__(
-            hidden_layer_sizes,
-            activation,
+            hidden_layer_sizes=hidden_layer_sizes,
+            activation=activation,
             solver=solver,
             alpha=alpha,
             batch_size=batch_size,
+            learning_rate=learning_rate,
             learning_rate_init=learning_rate_init,
+            power_t=power_t,
             max_iter=max_iter,
             shuffle=shuffle,
             random_state=random_state,
@@ -83,7 +93,12 @@ class BackpropClassifier(ClassifierMixin, BaseBackprop):
             nesterovs_momentum=nesterovs_momentum,
             early_stopping=early_stopping,
             validation_fraction=validation_fraction,
+            beta_1=beta_1,
+            beta_2=beta_2,
+            epsilon=epsilon,
             n_iter_no_change=n_iter_no_change,
+            max_fun=max_fun,
+            dtype=dtype,
         )
         self.class_weight = class_weight
 
@@ -100,6 +115,7 @@ class BackpropClassifier(ClassifierMixin, BaseBackprop):
         """
         return self._fit(X, y, sample_weight, incremental=False)
 
+    @available_if(lambda estimator: estimator._check_solver())
     @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None, classes: Any = None) -> "BackpropClassifier":
         """Train for one epoch, from where the last call left off.
