@@ -1,4 +1,4 @@
-"""One command for each habit: `nox -s tests`, lint, typecheck, experiments, benchmark, tests_gpu."""
+"""One command for each habit: `nox -s tests`, sklearn_tests, lint, typecheck, experiments, benchmark, tests_gpu."""
 
 import shutil
 from pathlib import Path
@@ -17,6 +17,13 @@ def tests(session: nox.Session) -> None:
     """The whole test suite, on every interpreter that is installed; arguments go to pytest."""
     session.install("-e", ".[test]")
     session.run("pytest", "-n", "2", *session.posargs)
+
+
+@nox.session
+def sklearn_tests(session: nox.Session) -> None:
+    """scikit-learn's own tests of networks and searches on ours, against the scikit-learn that is installed."""
+    session.install("-e", ".[test]")
+    session.run("python", "tests/sklearn_own.py", *session.posargs)
 
 
 @nox.session
