@@ -1,4 +1,4 @@
-"""One command for each habit: `nox -s tests`, tests_slow, lint, typecheck, experiments, benchmark, tests_gpu."""
+"""One command for each habit: `nox -s tests`, tests_slow, sklearn_tests, lint, typecheck, experiments, benchmark."""
 
 import shutil
 from pathlib import Path
@@ -24,6 +24,13 @@ def tests_slow(session: nox.Session) -> None:
     """What takes long: hundreds of drawn combinations, processes that are killed, thousands of audits."""
     session.install("-e", ".[test]")
     session.run("pytest", "-n", "2", "-m", "slow", *session.posargs)
+
+
+@nox.session
+def sklearn_tests(session: nox.Session) -> None:
+    """scikit-learn's own tests of networks and searches on ours, against the scikit-learn that is installed."""
+    session.install("-e", ".[test]")
+    session.run("python", "tests/sklearn_own.py", *session.posargs)
 
 
 @nox.session

@@ -151,7 +151,7 @@ def encode(y: ArrayLike, objective: str | None = None, *, classes: ArrayLike | N
     One column of floats that are all whole numbers, such as 1.0 and 2.0, may be either: `objective` has to say which.
 
     A single column counts as (n_samples,). What y is decides, unless `objective` says so: "softmax" also takes rows
-    that are one-hot already; "squared" takes any numbers.
+    that are one-hot already; "squared" takes any numbers, "poisson" those of at least 0.
 
     **Arguments:** `classes`, for labels that belong to targets made earlier: their classes, in their order.
 
@@ -178,7 +178,9 @@ def encode(y: ArrayLike, objective: str | None = None, *, classes: ArrayLike | N
         )
     array = array.astype(float)
     check_finite("y", array)
-    if objective == "squared":
+    if objective == "poisson" and (array < 0).any():
+        raise ValueError(f"y must be at least 0 for objective='poisson', got {array.min():g}")
+    if objective in ("squared", "poisson"):
         return Targets(np.ascontiguousarray(np.atleast_2d(array.T)), None, objective)
     if array.ndim == 1:
         raise ValueError("y must be (n_samples, n_labels) of 0 and 1 for objective='sigmoid'; y.reshape(-1, 1) is one")

@@ -8,6 +8,7 @@ function for which dL/dz = (y-hat - y) / N, the result of the document's part 1d
 | softmax | softmax(z), equation (4) | -sum_i y_i log y-hat_i, equation (5) | one-hot: each column sums to 1 |
 | sigmoid | sigmoid(z) | -sum_i y_i log y-hat_i + (1 - y_i) log(1 - y-hat_i) | 0 or 1 for each label |
 | squared | z | 1/2 sum_i (y-hat_i - y_i)^2 | any real numbers |
+| poisson | e^z | sum_i e^z_i - y_i z_i | counts, or other numbers of at least 0 |
 """
 
 from collections.abc import Callable
@@ -59,6 +60,12 @@ def squared_error(z: Logits, y: Targets) -> PerSample:
     return 0.5 * jnp.sum((z - y) ** 2, axis=0)
 
 
+def poisson_deviance(z: Logits, y: Targets) -> PerSample:
+    """sum_i e^z_i - y_i z_i: half of the deviance of counts y with the means y-hat = e^z, without the terms of y alone.
+    Its derivative is d/dz_i (e^z_i - y_i z_i) = e^z_i - y_i = y-hat_i - y_i, as for the others."""
+    return jnp.sum(jnp.exp(z) - y * z, axis=0)
+
+
 @dataclass(frozen=True)
 class Objective:
     """What a network is trained for: its prediction y-hat from the logits, and the loss of each sample.
@@ -78,6 +85,7 @@ OBJECTIVES: dict[str, Objective] = {
         Objective("softmax", softmax, softmax_cross_entropy),
         Objective("sigmoid", sigmoid, sigmoid_cross_entropy),
         Objective("squared", identity, squared_error),
+        Objective("poisson", jnp.exp, poisson_deviance),
     )
 }
 

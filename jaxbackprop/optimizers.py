@@ -18,6 +18,8 @@ from jaxtyping import Array, Float, Int, PyTree
 from jaxbackprop._checks import check_finite, check_integer, check_real, choose, is_concrete
 from jaxbackprop.network import Layer, Params
 
+BELOW_ONE = float(np.nextafter(1, 0))  # a decay of 1 would never forget the zeros that a moment starts from
+
 
 class Hyperparameters(NamedTuple):
     """What can differ between the networks of one compiled program: every field can be traced and vmapped.
@@ -26,6 +28,8 @@ class Hyperparameters(NamedTuple):
     - `l2`: weight of l2/2 * sum(W^2) in the loss.
     - `momentum`: decay of the velocity of "momentum" and "nesterov", from 0 to 1.
     - `weight_decay`: the decoupled decay of "adamw", per unit of learning rate.
+    - `beta_1`, `beta_2`, `epsilon`: the decays of the two moments of "adam", "adamw" and "adam_hat", and what keeps
+      their quotient finite.
     - `seed`: draws the order of mini-batches where `fit` is asked to shuffle.
     - `weights`: one weight a sample, or None for all equal.
     """
@@ -36,17 +40,20 @@ class Hyperparameters(NamedTuple):
     weight_decay: float | Float[Array, ""] = 1e-4
     seed: int | Int[Array, ""] = 0
     weights: Float[Array, " samples"] | None = None
+    beta_1: float | Float[Array, ""] = 0.9
+    beta_2: float | Float[Array, ""] = 0.999
+    epsilon: float | Float[Array, ""] = 1e-8
 
 
 def check_hyperparameters(hyperparameters: Hyperparameters) -> None:
     """Refuse a value out of range; one that is traced, as under vmap, is left to its caller."""
     if not isinstance(hyperparameters, Hyperparameters):
         raise ValueError(f"hyperparameters must be a Hyperparameters, got {type(hyperparameters).__name__}")
-    for name in ("learning_rate", "l2", "momentum", "weight_decay"):
+    for name in ("learning_rate", "l2", "momentum", "weight_decay", "beta_1", "beta_2", "epsilon"):
         value = getattr(hyperparameters, name)
         if is_concrete(value):
-            most = 1 if name == "momentum" else None
-            check_real(name, _as_python(value), 0, most, exclusive=name == "learning_rate")
+            most = {"momentum": 1, "beta_1": BELOW_ONE, "beta_2": BELOW_ONE}.get(name)
+            check_real(name, _as_python(value), 0, most, exclusive=name in ("learning_rate", "epsilon"))
     if is_concrete(hyperparameters.seed):
         check_integer("seed", _as_python(hyperparameters.seed), 0)
     weights = hyperparameters.weights
@@ -77,6 +84,35 @@ def sgd_update(
     return jax.tree.map(lambda p, g: p - hyperparameters.learning_rate * g, params, gradient), state
 
 
+class Moments(NamedTuple):
+    """How many steps adam has taken, and its running means of the gradient and of its square."""
+
+    count: Int[Array, "*shape"]
+    first: Params
+    second: Params
+
+
+def _no_moments(params: Params) -> Moments:
+    return Moments(jnp.zeros((), jnp.int32), jax.tree.map(jnp.zeros_like, params), jax.tree.map(jnp.zeros_like, params))
+
+
+def adam_hat_update(
+    gradient: Params, state: Moments, params: Params, hyperparameters: Hyperparameters
+) -> tuple[Params, Moments]:
+    """Adam in the order of computation of Kingma and Ba, end of section 2: the bias of both moments is corrected by the
+    step size, and so epsilon-hat is added to the root of the uncorrected second moment. scikit-learn's adam is so.
+    """
+    beta_1, beta_2, count = hyperparameters.beta_1, hyperparameters.beta_2, state.count + 1
+    first = jax.tree.map(lambda m, g: beta_1 * m + (1 - beta_1) * g, state.first, gradient)
+    second = jax.tree.map(lambda v, g: beta_2 * v + (1 - beta_2) * g**2, state.second, gradient)
+    steps = count.astype(params[0].weight.dtype)
+    rate = hyperparameters.learning_rate * jnp.sqrt(1 - beta_2**steps) / (1 - beta_1**steps)
+    new = jax.tree.map(
+        lambda p, m, v: (p - rate * m / (jnp.sqrt(v) + hyperparameters.epsilon)).astype(p.dtype), params, first, second
+    )
+    return new, Moments(count, first, second)
+
+
 def from_optax(name: str, make: Callable[[Hyperparameters], Any] | Any) -> Optimizer:
     """An optimizer from any `optax.GradientTransformation`.
 
@@ -104,14 +140,19 @@ def _optax() -> Any:
     return optax
 
 
+def _betas(hyperparameters: Hyperparameters) -> dict[str, Any]:
+    return {"b1": hyperparameters.beta_1, "b2": hyperparameters.beta_2, "eps": hyperparameters.epsilon}
+
+
 OPTIMIZERS: dict[str, Optimizer] = {
     optimizer.name: optimizer
     for optimizer in (
         Optimizer("sgd", lambda params: (), sgd_update),
         from_optax("momentum", lambda h: _optax().sgd(h.learning_rate, momentum=h.momentum)),
         from_optax("nesterov", lambda h: _optax().sgd(h.learning_rate, momentum=h.momentum, nesterov=True)),
-        from_optax("adam", lambda h: _optax().adam(h.learning_rate)),
-        from_optax("adamw", lambda h: _optax().adamw(h.learning_rate, weight_decay=h.weight_decay)),
+        from_optax("adam", lambda h: _optax().adam(h.learning_rate, **_betas(h))),
+        Optimizer("adam_hat", _no_moments, adam_hat_update),
+        from_optax("adamw", lambda h: _optax().adamw(h.learning_rate, weight_decay=h.weight_decay, **_betas(h))),
         from_optax("rmsprop", lambda h: _optax().rmsprop(h.learning_rate)),
         from_optax("adagrad", lambda h: _optax().adagrad(h.learning_rate)),
     )

@@ -188,6 +188,9 @@ def in_precision(hyperparameters: Hyperparameters, dtype: Any) -> Hyperparameter
         l2=jnp.asarray(hyperparameters.l2, dtype),
         momentum=jnp.asarray(hyperparameters.momentum, dtype),
         weight_decay=jnp.asarray(hyperparameters.weight_decay, dtype),
+        beta_1=jnp.asarray(hyperparameters.beta_1, dtype),
+        beta_2=jnp.asarray(hyperparameters.beta_2, dtype),
+        epsilon=jnp.asarray(hyperparameters.epsilon, dtype),
         weights=None if weights is None else jnp.asarray(weights, dtype),
     )
 

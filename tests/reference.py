@@ -49,6 +49,7 @@ OBJECTIVES = {
     "softmax": (lambda z: np.exp(log_softmax(z)), lambda z, y: -np.sum(y * log_softmax(z))),
     "sigmoid": (expit, lambda z, y: -np.sum(y * log_expit(z) + (1 - y) * log_expit(-z))),
     "squared": (lambda z: z, lambda z, y: np.sum((z - y) ** 2) / 2),
+    "poisson": (np.exp, lambda z, y: np.sum(np.exp(z) - y * z)),
 }
 
 
@@ -100,6 +101,7 @@ def draw_problem(seed, sizes, samples, *, objective="softmax", dtype=np.float64)
         "softmax": np.eye(classes)[:, rng.permutation(np.arange(samples) % classes)],
         "sigmoid": rng.integers(0, 2, (classes, samples)),
         "squared": rng.normal(size=(classes, samples)),
+        "poisson": rng.poisson(2.0, (classes, samples)),
     }
     params = tuple(
         Layer(jnp.asarray(rng.normal(0, i**-0.5, (o, i)), dtype), jnp.asarray(rng.normal(0, 0.3, o), dtype))

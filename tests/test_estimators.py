@@ -3,13 +3,21 @@
 import pickle
 import warnings
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import sparse
 from sklearn.base import clone
-from sklearn.datasets import load_diabetes, load_iris, make_multilabel_classification
+from sklearn.datasets import (
+    load_breast_cancer,
+    load_diabetes,
+    load_digits,
+    load_iris,
+    load_wine,
+    make_multilabel_classification,
+)
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.neural_network import MLPClassifier, MLPRegressor
@@ -27,16 +35,15 @@ X, Y = load_iris(return_X_y=True)
 X = scale(X)
 DIABETES = load_diabetes(return_X_y=True)
 TINY = {"hidden_layer_sizes": (5,), "max_iter": 30, "random_state": 0}
-ROUNDING = "two orders of summation in float32 do not agree to 1e-7; the next test runs the check in float64"
-EXPECTED = {f"check_sample_weight_equivalence_on_{kind}_data": ROUNDING for kind in ("dense", "sparse")}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("estimator", [BackpropClassifier(), BackpropRegressor()], ids=lambda e: type(e).__name__)
-def test_scikit_learns_checks(estimator, as_users_run_it):
+@pytest.mark.parametrize("kind", [BackpropClassifier, BackpropRegressor])
+def test_scikit_learns_checks(kind, as_users_run_it):
+    """All of them, in the type of X as scikit-learn's own networks train."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # checks that skip themselves say so
-        results = estimator_checks.check_estimator(estimator, expected_failed_checks=EXPECTED, on_fail=None)
+        results = estimator_checks.check_estimator(kind(dtype="input"), on_fail=None)
     failed = {r["check_name"]: r["exception"] for r in results if r["status"] == "failed"}
     skipped = {r["check_name"] for r in results if r["status"] == "skipped"}
     assert failed == {}
@@ -45,52 +52,107 @@ def test_scikit_learns_checks(estimator, as_users_run_it):
     assert all("array_api" in name or "decision_function" in name for name in skipped)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("estimator", [BackpropClassifier(), BackpropRegressor()], ids=lambda e: type(e).__name__)
-@pytest.mark.parametrize("check", EXPECTED)
-def test_sample_weights_are_repetitions(estimator, check, float64):
-    getattr(estimator_checks, check)(type(estimator).__name__, estimator)
-
-
 PAIRS = [
-    ({"activation": "tanh", "solver": "sgd", "learning_rate_init": 0.1}, 0),
-    ({"activation": "logistic", "solver": "sgd", "nesterovs_momentum": False, "alpha": 3.0}, 0),
-    ({"activation": "relu", "solver": "sgd", "momentum": 0.0, "batch_size": 40}, 0),
-    ({"activation": "identity", "hidden_layer_sizes": (6, 4), "alpha": 1.0}, 1e-6),
+    {"activation": "tanh", "solver": "sgd", "learning_rate_init": 0.1},
+    {"activation": "logistic", "solver": "sgd", "nesterovs_momentum": False, "alpha": 3.0},
+    {"activation": "relu", "solver": "sgd", "momentum": 0.0, "batch_size": 40},
+    {"activation": "identity", "hidden_layer_sizes": (6, 4), "alpha": 1.0},
+    {"activation": "tanh", "beta_1": 0.8, "beta_2": 0.99, "epsilon": 1e-3, "batch_size": 60},
+    {"solver": "sgd", "learning_rate": "invscaling", "power_t": 0.3, "learning_rate_init": 0.3, "batch_size": 40},
+    {"solver": "sgd", "learning_rate": "adaptive", "tol": 0.01, "n_iter_no_change": 2, "max_iter": 80},
+    {"solver": "sgd", "learning_rate": "adaptive", "momentum": 0.0, "nesterovs_momentum": False, "tol": 0.1},
 ]
 
 
-@pytest.mark.parametrize(("settings", "atol"), PAIRS)
-def test_training_is_that_of_scikit_learn(settings, atol, float64):
-    """The same start, the same updates; adam differs in where it adds its epsilon of 1e-8."""
-    settings = {"shuffle": False, "batch_size": 150, **TINY, **settings}
-    ours, theirs = (kind(**settings).fit(X, Y) for kind in (BackpropClassifier, MLPClassifier))
+def assert_same_network(ours, theirs, rtol=1e-9):
     for a, b in zip(ours.coefs_ + ours.intercepts_, theirs.coefs_ + theirs.intercepts_, strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-9, atol=atol)
-    np.testing.assert_allclose(ours.loss_curve_, theirs.loss_curve_, rtol=max(1e-9, atol))
-    np.testing.assert_allclose(ours.predict_proba(X), theirs.predict_proba(X), atol=1e-6)
+        assert a.dtype == b.dtype
+        np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol)
+    assert (ours.n_iter_, ours.t_, ours.n_outputs_) == (theirs.n_iter_, theirs.t_, theirs.n_outputs_)
+    assert ours.out_activation_ == theirs.out_activation_
 
 
-def test_sample_weights_binary_labels_and_stopping_are_those_of_scikit_learn(float64):
+@pytest.mark.parametrize("settings", PAIRS)
+@pytest.mark.parametrize("dtype", ["float64", "input"])
+def test_training_is_that_of_scikit_learn(settings, dtype):
+    """The same start, the same updates, to nine digits, as long as the order of samples is not drawn."""
+    settings = {"shuffle": False, "batch_size": 150, **TINY, **settings}
+    ours, theirs = BackpropClassifier(**settings, dtype=dtype).fit(X, Y), MLPClassifier(**settings).fit(X, Y)
+    assert_same_network(ours, theirs)
+    np.testing.assert_allclose(ours.loss_curve_, theirs.loss_curve_, rtol=1e-9)
+    np.testing.assert_allclose(ours.predict_proba(X), theirs.predict_proba(X), rtol=1e-9)
+    assert ours._no_improvement_count == theirs._no_improvement_count
+    np.testing.assert_allclose(ours._optimizer.learning_rate, theirs._optimizer.learning_rate)
+
+
+def test_sample_weights_binary_labels_and_stopping_are_those_of_scikit_learn():
     weights = np.random.default_rng(0).uniform(0.5, 2, 100)
     settings = dict(TINY, shuffle=False, solver="sgd", max_iter=500, tol=1e-3, alpha=0.1)
     ours, theirs = (
-        kind(**settings).fit(X[:100], Y[:100], sample_weight=weights) for kind in (BackpropClassifier, MLPClassifier)
+        estimator.fit(X[:100], Y[:100], sample_weight=weights)
+        for estimator in (BackpropClassifier(**settings, dtype="float64"), MLPClassifier(**settings))
     )
-    assert ours.n_iter_ == theirs.n_iter_ < 500
-    assert [c.shape for c in ours.coefs_] == [c.shape for c in theirs.coefs_]
-    np.testing.assert_allclose(ours.coefs_[1], theirs.coefs_[1], rtol=1e-9)
-    assert (ours.n_outputs_, ours.out_activation_, ours.t_) == (1, "logistic", theirs.t_)
+    assert ours.n_iter_ < 500
+    assert_same_network(ours, theirs)
 
 
-def test_regression_is_that_of_scikit_learn(float64):
-    X, y = scale(DIABETES[0]), np.stack([DIABETES[1], DIABETES[0][:, 2]], axis=1) / 100
-    settings = dict(TINY, shuffle=False, solver="sgd", batch_size=500)
+@pytest.mark.parametrize("loss", ["squared_error", "poisson"])
+def test_regression_is_that_of_scikit_learn(loss):
+    X, y = scale(DIABETES[0]), np.stack([DIABETES[1], 100 + DIABETES[0][:, 2]], axis=1) / 100
+    settings = dict(TINY, loss=loss, shuffle=False, solver="sgd", batch_size=500)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # both clip the batch to the samples
-        ours, theirs = (kind(**settings).fit(X, y) for kind in (BackpropRegressor, MLPRegressor))
+        ours, theirs = BackpropRegressor(**settings, dtype="input").fit(X, y), MLPRegressor(**settings).fit(X, y)
     np.testing.assert_allclose(ours.predict(X), theirs.predict(X), rtol=1e-9)
     assert ours.score(X, y) == pytest.approx(theirs.score(X, y))
+    assert ours.out_activation_ == theirs.out_activation_
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("data", [load_iris, load_wine, load_breast_cancer, load_diabetes])
+def test_lbfgs_ends_where_that_of_scikit_learn_ends(data):
+    """In the mean over starts, at most 1 % above."""
+    X, y = data(return_X_y=True)
+    X = scale(X)
+    pair = (BackpropRegressor, MLPRegressor) if data is load_diabetes else (BackpropClassifier, MLPClassifier)
+    settings = {"solver": "lbfgs", "hidden_layer_sizes": (10,), "max_iter": 100}
+    ours, theirs = (np.mean([k(**settings, random_state=s).fit(X, y).loss_ for s in range(20)]) for k in pair)
+    assert ours < 1.01 * theirs
+
+
+def test_lbfgs_and_scheduled_rates_train_in_the_type_that_is_asked_for():
+    for settings in ({"solver": "lbfgs"}, {"solver": "sgd", "learning_rate": "adaptive"}):
+        model = BackpropClassifier(**TINY, **settings)
+        for dtype, right in (("float32", np.float32), ("float64", np.float64), ("input", np.float64)):
+            assert model.set_params(dtype=dtype).fit(X, Y).coefs_[0].dtype == right
+        assert model.fit(X.astype(np.float32), Y).coefs_[0].dtype == np.float32
+
+
+@pytest.mark.parametrize("enabled", [False, True])
+def test_the_type_is_the_estimators_whatever_jax_is_configured_for(enabled):
+    with jax.enable_x64(enabled):
+        single, double = (BackpropClassifier(**TINY, dtype=dtype).fit(X, Y) for dtype in ("float32", "float64"))
+        assert jnp.ones(1).dtype == (np.float64 if enabled else np.float32)
+    assert (single.coefs_[0].dtype, double.coefs_[0].dtype) == (np.float32, np.float64)
+    np.testing.assert_allclose(single.coefs_[0], double.coefs_[0], atol=1e-4)
+
+
+def test_a_schedule_without_effect_is_a_constant_rate():
+    """The two ways to train agree, shuffled batches, early stopping and all."""
+    settings = dict(TINY, solver="sgd", batch_size=40, early_stopping=True, dtype="float64", max_iter=60)
+    constant = BackpropClassifier(**settings).fit(X, Y)
+    scheduled = BackpropClassifier(**settings, learning_rate="invscaling", power_t=0.0).fit(X, Y)
+    for name in ("loss_curve_", "validation_scores_", "validation_loss_curve_", "best_validation_score_"):
+        np.testing.assert_allclose(getattr(constant, name), getattr(scheduled, name), rtol=1e-9)
+    assert_same_network(scheduled, constant)
+
+
+def test_few_samples_of_many_classes_can_be_held_out():
+    """As scikit-learn does: what is held out of several classes is not stratified."""
+    X, y = load_digits(return_X_y=True)
+    settings = dict(TINY, early_stopping=True)
+    for model in (BackpropClassifier(**settings).fit(X[:60], y[:60]), MLPClassifier(**settings).fit(X[:60], y[:60])):
+        assert len(model.validation_scores_) == model.n_iter_
 
 
 def test_multilabel():
@@ -186,7 +248,9 @@ def test_bad_input(as_users_run_it):
     with pytest.raises(ValueError, match="contains NaN"):
         model.fit(np.where(X > 2, np.nan, X), Y)
     with pytest.raises(ValueError, match="'solver' parameter of BackpropClassifier must be a str among"):
-        BackpropClassifier(solver="lbfgs").fit(X, Y)
+        BackpropClassifier(solver="newton").fit(X, Y)
+    with pytest.raises(AttributeError, match="partial_fit"):
+        BackpropClassifier(solver="lbfgs").partial_fit(X, Y)
     with pytest.raises(ValueError, match="hidden_layer_sizes must be > 0, got"):
         BackpropClassifier((5, 0)).fit(X, Y)
     with pytest.raises(ValueError, match="non-finite parameter weights"):

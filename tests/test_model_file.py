@@ -63,6 +63,19 @@ def test_other_targets(kind, tmp_path):
     np.testing.assert_array_equal(estimator.predict(inputs), again.predict(inputs))
 
 
+@pytest.mark.parametrize("before", [{"solver": "adam"}, {"solver": "sgd"}, {"solver": "lbfgs"}])
+@pytest.mark.parametrize("after", [{"solver": "adam"}, {"solver": "sgd", "learning_rate": "adaptive"}])
+def test_settings_changed_after_fit(before, after, tmp_path):
+    """The state in the file is of the optimizer that has trained, whichever is to go on."""
+    model = BackpropClassifier(**SMALL, **before).fit(X, Y).set_params(**after)
+    again = load(save(model, tmp_path / "model.safetensors"))
+    same(model, again)
+    for estimator in (model, again):
+        for _ in range(2):
+            estimator.partial_fit(X, Y)
+    same(model, again)
+
+
 def test_another_tool_reads_the_weights(model, tmp_path):
     arrays = load_file(save(model, tmp_path / "a.safetensors"))
     a = np.maximum(X @ arrays["coefs/0"] + arrays["intercepts/0"], 0)

@@ -4,17 +4,32 @@ import numpy as np
 import pytest
 from scipy.stats import loguniform
 from sklearn.base import clone
+from sklearn.compose import TransformedTargetRegressor
 from sklearn.datasets import load_diabetes, load_iris
 from sklearn.decomposition import PCA
 from sklearn.exceptions import FitFailedWarning, NotFittedError
+from sklearn.experimental import enable_halving_search_cv  # noqa: F401
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score, make_scorer
-from sklearn.model_selection import GridSearchCV, GroupKFold, KFold, RandomizedSearchCV, ShuffleSplit
+from sklearn.model_selection import (
+    GridSearchCV,
+    GroupKFold,
+    HalvingGridSearchCV,
+    KFold,
+    RandomizedSearchCV,
+    ShuffleSplit,
+)
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import MinMaxScaler, StandardScaler, scale
 from sklearn.svm import SVC
 
-from jaxbackprop.estimators import BackpropClassifier, BackpropRegressor, SweepSearchCV
+from jaxbackprop.estimators import (
+    BackpropClassifier,
+    BackpropRegressor,
+    SweepHalvingSearchCV,
+    SweepRandomizedSearchCV,
+    SweepSearchCV,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -22,7 +37,7 @@ X, Y = load_iris(return_X_y=True)
 X = scale(X)
 BASE = BackpropClassifier((4,), max_iter=12, random_state=3, learning_rate_init=0.05)
 PIPELINE = Pipeline([("scaler", StandardScaler()), ("net", clone(BASE))])
-REGRESSOR = BackpropRegressor((4,), max_iter=12, random_state=0, learning_rate_init=0.05)
+REGRESSOR = BackpropRegressor(hidden_layer_sizes=(4,), max_iter=12, random_state=0, learning_rate_init=0.05)
 GRID = {"hidden_layer_sizes": [(3,), (5,)], "activation": ["relu", "tanh"], "alpha": [1e-4, 1.0]}
 
 
@@ -103,7 +118,7 @@ def test_what_cannot_be_trained_together_is_trained_alone():
 
 def test_a_candidate_that_diverges_is_named_and_the_search_goes_on():
     data = load_diabetes(return_X_y=True)
-    regressor = BackpropRegressor((5,), solver="sgd", max_iter=20, random_state=0)
+    regressor = BackpropRegressor(hidden_layer_sizes=(5,), solver="sgd", max_iter=20, random_state=0)
     grid = {"learning_rate_init": [1e-6, 1e6], "alpha": [0.1, -1.0]}
     with pytest.warns(FitFailedWarning, match=r"9 fits failed out of a total of 12(.|\n)*1000000.0.*diverged"):
         search = SweepSearchCV(regressor, grid, cv=3, error_score=-9).fit(*data)
@@ -114,6 +129,76 @@ def test_a_candidate_that_diverges_is_named_and_the_search_goes_on():
         SweepSearchCV(regressor, {"learning_rate_init": [1e-6, 1e6]}, cv=3, error_score="raise").fit(*data)
     with pytest.raises(ValueError, match="All the 3 fits failed"):
         SweepSearchCV(regressor, {"learning_rate_init": [1e6]}, cv=3).fit(*data)
+
+
+PROMISED = {
+    f"{solver}, {'shuffled' if shuffle else 'in order'}{', stopped early' if early else ''}": {
+        "solver": [solver],
+        "shuffle": [shuffle],
+        "early_stopping": [early],
+        "hidden_layer_sizes": [(3,), (5,)],
+        "alpha": [1e-4, 1.0],
+        "batch_size": [40],
+        "dtype": ["float64"],
+    }
+    for solver in ("sgd", "adam")
+    for shuffle in (False, True)
+    for early in (False, True)
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", PROMISED)
+def test_the_promise(case):
+    """The very networks that `GridSearchCV` over the same estimator trains: their probabilities agree to 1e-9."""
+    searches = [
+        kind(BASE, PROMISED[case], cv=3, scoring="neg_log_loss").fit(X, Y) for kind in (SweepSearchCV, GridSearchCV)
+    ]
+    ours, theirs = (np.stack([s.cv_results_[f"split{k}_test_score"] for k in range(3)]) for s in searches)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-9)
+    np.testing.assert_array_equal(searches[0].predict_proba(X), searches[1].predict_proba(X))
+
+
+@pytest.mark.parametrize("grid", [{"solver": ["lbfgs", "adam"]}, {"solver": ["sgd"], "learning_rate": ["adaptive"]}])
+def test_what_needs_a_look_at_every_network_is_trained_alone(grid):
+    with pytest.warns(UserWarning, match=r"(solver='lbfgs'|learning_rate='adaptive') cannot be handed.*1 of"):
+        ours = SweepSearchCV(BASE, grid, cv=2, n_jobs=1).fit(X, Y)
+    assert_same_search(ours, GridSearchCV(BASE, grid, cv=2).fit(X, Y))
+
+
+def test_moments_of_adam_share_a_program():
+    grid = {"beta_1": [0.5, 0.9], "beta_2": [0.9, 0.999], "epsilon": [1e-8, 1e-2]}
+    searches = [kind(BASE, grid, cv=2, refit=False).fit(X, Y) for kind in (SweepSearchCV, GridSearchCV)]
+    assert_same_search(*searches)
+
+
+def test_other_estimators_are_searched_as_scikit_learn_does():
+    """Without a word, unless there is a network of ours inside, which trains alone."""
+    assert_same_search(*(kind(SVC(), {"C": [0.1, 1]}, cv=2).fit(X, Y) for kind in (SweepSearchCV, GridSearchCV)))
+    data = load_diabetes(return_X_y=True)
+    inside = TransformedTargetRegressor(REGRESSOR, transformer=StandardScaler())
+    with pytest.warns(UserWarning, match="a network inside a TransformedTargetRegressor cannot be trained together"):
+        ours = SweepSearchCV(inside, {"regressor__alpha": [0.1, 1]}, cv=2).fit(*data)
+    assert_same_search(ours, GridSearchCV(inside, {"regressor__alpha": [0.1, 1]}, cv=2).fit(*data))
+
+
+def test_the_other_searches_of_the_family():
+    space = {"alpha": loguniform(1e-4, 1), "hidden_layer_sizes": [(3,), (5,)]}
+    pair = [
+        kind(BASE, space, n_iter=4, random_state=7, cv=2).fit(X, Y)
+        for kind in (SweepRandomizedSearchCV, RandomizedSearchCV)
+    ]
+    assert_same_search(*pair)
+    grid = {"alpha": [1e-4, 1e-2, 1.0, 10.0], "activation": ["relu", "tanh"]}
+    for options in ({"min_resources": 40}, {"resource": "max_iter", "max_resources": 12, "min_resources": 3}):
+        pair = [
+            kind(BASE, grid, factor=2, random_state=0, cv=2, **options).fit(X, Y)
+            for kind in (SweepHalvingSearchCV, HalvingGridSearchCV)
+        ]
+        assert_same_search(*pair)
+        assert pair[0].n_candidates_ == pair[1].n_candidates_
+        assert pair[0].best_params_ == pair[1].best_params_
+        assert pair[0].best_score_ == pytest.approx(pair[1].best_score_)
 
 
 def test_steps_are_fitted_once_a_fold():
@@ -169,8 +254,14 @@ def test_plot(grid, kind):
     if kind == "lines":
         assert [t.get_text() for t in ax.get_xticklabels()] == ["activation", "alpha", "hidden_layer_sizes"]
         assert f"{search.best_score_:.3f}" in ax.get_legend().get_texts()[0].get_text()
+    assert "accuracy" in ax.get_ylabel() + ax.figure.axes[-1].get_ylabel()
     with pytest.raises(ValueError, match="metric='acuracy' is unknown"):
         search.plot("acuracy")
+
+
+def test_a_plot_of_a_regressors_search_says_so():
+    search = SweepSearchCV(REGRESSOR, {"alpha": [0.1, 1]}, cv=2, refit=False).fit(*load_diabetes(return_X_y=True))
+    assert search.plot().get_ylabel().startswith("mean test R²")
 
 
 def test_decision_boundary_display():
@@ -188,8 +279,6 @@ def test_decision_boundary_display():
 def test_bad_input(as_users_run_it):
     with pytest.raises(ValueError, match="Invalid parameter 'alhpa'"):
         SweepSearchCV(BASE, {"alhpa": [1]}).fit(X, Y)
-    with pytest.raises(ValueError, match="must be a BackpropClassifier or BackpropRegressor"):
-        SweepSearchCV(SVC(), {"C": [1]}).fit(X, Y)
     with pytest.raises(ValueError, match="'n_iter' parameter of SweepSearchCV"):
         SweepSearchCV(BASE, {"alpha": [1]}, n_iter=0).fit(X, Y)
     with pytest.raises(ValueError, match="For multi-metric scoring, the parameter refit must be set"):

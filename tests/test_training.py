@@ -74,6 +74,22 @@ def adam(rate, weight_decay=0.0, b1=0.9, b2=0.999, eps=1e-8):
     return rule
 
 
+def adam_hat(rate, b1, b2, eps):
+    """Kingma and Ba 2015, end of section 2: the biases corrected by the step size."""
+
+    def rule():
+        m, v = 0, 0
+
+        def update(p, g, t):
+            nonlocal m, v
+            m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g**2
+            return p - rate * np.sqrt(1 - b2**t) / (1 - b1**t) * m / (np.sqrt(v) + eps)
+
+        return update
+
+    return rule
+
+
 def rmsprop(rate, decay=0.9, eps=1e-8):
     """Tieleman and Hinton 2012."""
 
@@ -110,8 +126,9 @@ RULES = {
     "sgd": lambda h: sgd(h.learning_rate),
     "momentum": lambda h: momentum(h.learning_rate, h.momentum, nesterov=False),
     "nesterov": lambda h: momentum(h.learning_rate, h.momentum, nesterov=True),
-    "adam": lambda h: adam(h.learning_rate),
-    "adamw": lambda h: adam(h.learning_rate, h.weight_decay),
+    "adam": lambda h: adam(h.learning_rate, 0.0, h.beta_1, h.beta_2, h.epsilon),
+    "adam_hat": lambda h: adam_hat(h.learning_rate, h.beta_1, h.beta_2, h.epsilon),
+    "adamw": lambda h: adam(h.learning_rate, h.weight_decay, h.beta_1, h.beta_2, h.epsilon),
     "rmsprop": lambda h: rmsprop(h.learning_rate),
     "adagrad": lambda h: adagrad(h.learning_rate),
 }
@@ -119,14 +136,16 @@ OPTAX = {
     "sgd": lambda h: optax.sgd(h.learning_rate),
     "momentum": lambda h: optax.sgd(h.learning_rate, momentum=h.momentum),
     "nesterov": lambda h: optax.sgd(h.learning_rate, momentum=h.momentum, nesterov=True),
-    "adam": lambda h: optax.adam(h.learning_rate),
-    "adamw": lambda h: optax.adamw(h.learning_rate, weight_decay=h.weight_decay),
+    "adam": lambda h: optax.adam(h.learning_rate, h.beta_1, h.beta_2, h.epsilon),
+    # where epsilon is next to nothing the two forms of adam are one
+    "adam_hat": lambda h: optax.adam(h.learning_rate, h.beta_1, h.beta_2, h.epsilon),
+    "adamw": lambda h: optax.adamw(h.learning_rate, h.beta_1, h.beta_2, h.epsilon, weight_decay=h.weight_decay),
     "rmsprop": lambda h: optax.rmsprop(h.learning_rate),
     "adagrad": lambda h: optax.adagrad(h.learning_rate),
 }
 
 
-@pytest.mark.parametrize("objective", ["softmax", "sigmoid", "squared"])
+@pytest.mark.parametrize("objective", ["softmax", "sigmoid", "squared", "poisson"])
 def test_full_batch_is_the_loop_in_numpy(float64, objective):
     params, x, y, weights = reference.draw_problem(0, SIZES, SAMPLES, objective=objective)
     settings = {"activation": "tanh", "objective": objective}
@@ -141,7 +160,7 @@ def test_full_batch_is_the_loop_in_numpy(float64, objective):
 def test_every_optimizer_in_its_own_formula(float64, name):
     """On mini-batches, so that the gradients change from step to step."""
     params, x, y, _ = reference.draw_problem(1, SIZES, SAMPLES)
-    settings = Hyperparameters(0.05, l2=0.01, momentum=0.7, weight_decay=0.3)
+    settings = Hyperparameters(0.05, 0.01, 0.7, 0.3, beta_1=0.8, beta_2=0.99, epsilon=1e-3)
     batches = batch_order(jax.random.key(0), SAMPLES, 3, steps=8)
     got = fit(params, x, y, settings, activation="tanh", optimizer=name, steps=8, batches=batches).params
     right = descend(params, x, y, 8, RULES[name](settings), l2=0.01, batches=batches)[-1]
@@ -151,7 +170,7 @@ def test_every_optimizer_in_its_own_formula(float64, name):
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_every_optimizer_as_optax_driven_by_autodiff(float64, name):
     params, x, y, _ = reference.draw_problem(1, SIZES, SAMPLES)
-    settings = Hyperparameters(0.05, l2=0.01, momentum=0.7, weight_decay=0.3)
+    settings = Hyperparameters(0.05, 0.01, 0.7, 0.3, beta_1=0.8, beta_2=0.99, epsilon=1e-14)
     got = fit(params, x, y, settings, activation="tanh", optimizer=name, steps=5).params
     optimizer = OPTAX[name](settings)
 
@@ -260,6 +279,9 @@ def test_vmap_over_everything_that_is_traced(float64):
         weight_decay=jnp.zeros(count),
         seed=jnp.asarray([0, 1, 2]),
         weights=jnp.stack([jnp.ones(SAMPLES), weights, weights[::-1]]),
+        beta_1=jnp.asarray([0.9, 0.8, 0.7]),
+        beta_2=jnp.asarray([0.999, 0.99, 0.9]),
+        epsilon=jnp.asarray([1e-8, 1e-6, 1e-4]),
     )
     train = functools.partial(fit, activation="tanh", optimizer="momentum", steps=6, batch_size=3, record_every=2)
     together = jax.jit(jax.vmap(train, in_axes=(0, None, None, 0)))(params, x, y, stacked)

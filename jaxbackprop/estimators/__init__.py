@@ -4,4 +4,6 @@ from jaxbackprop.estimators.classifier import BackpropClassifier as BackpropClas
 from jaxbackprop.estimators.model_file import load as load
 from jaxbackprop.estimators.model_file import save as save
 from jaxbackprop.estimators.regressor import BackpropRegressor as BackpropRegressor
+from jaxbackprop.estimators.search import SweepHalvingSearchCV as SweepHalvingSearchCV
+from jaxbackprop.estimators.search import SweepRandomizedSearchCV as SweepRandomizedSearchCV
 from jaxbackprop.estimators.search import SweepSearchCV as SweepSearchCV

@@ -2,30 +2,32 @@
 
 import warnings
 from collections.abc import Sequence
-from numbers import Integral, Real
+from numbers import Integral
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from jaxtyping import Float, Shaped
 from scipy import sparse
-from sklearn.base import BaseEstimator, is_classifier
+from sklearn.base import is_classifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state
-from sklearn.utils._param_validation import Interval, Options, StrOptions
+from sklearn.utils.optimize import _check_optimize_result
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
-from jaxbackprop.activations import ACTIVATIONS
+from jaxbackprop.estimators.glorot import glorot_start
 from jaxbackprop.estimators.inference import outputs
-from jaxbackprop.estimators.trainer import Schedule, Trained, Warm, train_networks
+from jaxbackprop.estimators.quasi_newton import minimize
+from jaxbackprop.estimators.scheduled import Rule, train_scheduled
+from jaxbackprop.estimators.settings import ALIASES, Settings
+from jaxbackprop.estimators.trainer import Course, Schedule, Warm, precision, train_one
 from jaxbackprop.losses import get_objective
 from jaxbackprop.network import Layer, Params
 from jaxbackprop.sweeps.grid import Trial
 from jaxbackprop.sweeps.program import Stopping
 from jaxbackprop.sweeps.splits import Index, Splits, make_data
 
-ALIASES = {"logistic": "sigmoid"}  # scikit-learn's name, and the document's
+OUTPUT_ACTIVATIONS = {"softmax": "softmax", "sigmoid": "logistic", "squared": "identity", "poisson": "exp"}
 SEEDS = 2**31 - 1
 
 
@@ -37,75 +39,23 @@ class Samples(NamedTuple):
     weights: Float[np.ndarray, " samples"] | None
 
 
-class BaseBackprop(BaseEstimator):
+class Optimizing(NamedTuple):
+    """What can be asked of the optimizer after `fit`, by scikit-learn's name: its last step size."""
+
+    learning_rate: float
+
+
+class BaseBackprop(Settings):
     """A network trained by backpropagation, with `MLPClassifier`'s parameters."""
 
     coefs_: list[np.ndarray]
     intercepts_: list[np.ndarray]
     loss_curve_: list[float]
     validation_scores_: list[float] | None
+    validation_loss_curve_: list[float] | None
     best_validation_score_: float | None
     best_loss_: float | None
     t_: int
-
-    _parameter_constraints: dict = {  # noqa: RUF012  scikit-learn's convention
-        "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
-        "activation": [StrOptions({*ALIASES, *ACTIVATIONS})],
-        "solver": [StrOptions({"adam", "sgd"})],
-        "alpha": [Interval(Real, 0, None, closed="left")],
-        "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
-        "learning_rate_init": [Interval(Real, 0, None, closed="neither")],
-        "max_iter": [Interval(Integral, 1, None, closed="left")],
-        "shuffle": ["boolean"],
-        "random_state": ["random_state"],
-        "tol": [Interval(Real, 0, None, closed="left")],
-        "verbose": ["verbose"],
-        "warm_start": ["boolean"],
-        "momentum": [Interval(Real, 0, 1, closed="both")],
-        "nesterovs_momentum": ["boolean"],
-        "early_stopping": ["boolean"],
-        "validation_fraction": [Interval(Real, 0, 1, closed="left")],
-        "n_iter_no_change": [Interval(Integral, 1, None, closed="left"), Options(Real, {np.inf})],
-    }
-
-    def __init__(
-        self,
-        hidden_layer_sizes: Any = (100,),
-        activation: Any = "relu",
-        *,
-        solver: Any = "adam",
-        alpha: Any = 0.0001,
-        batch_size: Any = "auto",
-        learning_rate_init: Any = 0.001,
-        max_iter: Any = 200,
-        shuffle: Any = True,
-        random_state: Any = None,
-        tol: Any = 1e-4,
-        verbose: Any = False,
-        warm_start: Any = False,
-        momentum: Any = 0.9,
-        nesterovs_momentum: Any = True,
-        early_stopping: Any = False,
-        validation_fraction: Any = 0.1,
-        n_iter_no_change: Any = 10,
-    ) -> None:
-        self.hidden_layer_sizes = hidden_layer_sizes
-        self.activation = activation
-        self.solver = solver
-        self.alpha = alpha
-        self.batch_size = batch_size
-        self.learning_rate_init = learning_rate_init
-        self.max_iter = max_iter
-        self.shuffle = shuffle
-        self.random_state = random_state
-        self.tol = tol
-        self.verbose = verbose
-        self.warm_start = warm_start
-        self.momentum = momentum
-        self.nesterovs_momentum = nesterovs_momentum
-        self.early_stopping = early_stopping
-        self.validation_fraction = validation_fraction
-        self.n_iter_no_change = n_iter_no_change
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -124,9 +74,21 @@ class BaseBackprop(BaseEstimator):
         """Sample weights, changed by what the estimator itself wants to weigh."""
         return weights
 
+    def _check_solver(self) -> bool:
+        """Refuses, as scikit-learn does, what only steps from batch to batch can do."""
+        if self.solver == "lbfgs":
+            raise AttributeError(
+                f"partial_fit is only available for stochastic optimizers. {self.solver} is not stochastic."
+            )
+        return True
+
+    def _is_scheduled(self) -> bool:
+        """Whether the learning rate changes while the training goes on; scikit-learn's adam ignores it."""
+        return self.solver == "sgd" and self.learning_rate != "constant"
+
     def _check_samples(self, X: Any, y: Any, sample_weight: Any, *, restart: bool) -> Samples:
         """scikit-learn's checks of X, y and the weights; sparse X is filled in: the compiled programs are dense."""
-        dtype = jax.dtypes.canonicalize_dtype(np.float64)
+        types: Any = (np.float64, np.float32) if self.dtype == "input" else np.dtype(self.dtype)
         X, y = validate_data(
             self,
             X,
@@ -134,9 +96,10 @@ class BaseBackprop(BaseEstimator):
             accept_sparse=["csr", "csc"],
             multi_output=True,
             y_numeric=not is_classifier(self),
-            dtype=dtype,
+            dtype=types,
             reset=restart,
         )
+        dtype = X.dtype
         weights = None if sample_weight is None else _check_sample_weight(sample_weight, X, dtype=dtype)
         weights = self._reweigh(y, weights)
         targets = self._check_targets(y, restart=restart).astype(dtype)
@@ -163,7 +126,10 @@ class BaseBackprop(BaseEstimator):
             l2=float(self.alpha),
             momentum=float(self.momentum),
             seed=seed,
-            optimizer="adam" if self.solver == "adam" else plain,
+            beta_1=float(self.beta_1),
+            beta_2=float(self.beta_2),
+            epsilon=float(self.epsilon),
+            optimizer="adam_hat" if self.solver == "adam" else plain,
             batch_size=None if batch >= samples else batch,
         )
 
@@ -182,12 +148,10 @@ class BaseBackprop(BaseEstimator):
         y, every = samples.y, np.arange(len(samples.X))
         if not self.early_stopping:
             return every, every[:0]
-        stratify = y if is_classifier(self) and (y.shape[1] == 1 or self._objective() == "softmax") else None
+        # As scikit-learn does: binary labels are stratified, a row of several numbers is not.
+        stratify = y.astype(bool) if is_classifier(self) and y.shape[1] == 1 else None
         train, held_out = train_test_split(
-            every,
-            random_state=seed,
-            test_size=self.validation_fraction,
-            stratify=None if stratify is None else stratify @ np.arange(1, y.shape[1] + 1),
+            every, random_state=seed, test_size=self.validation_fraction, stratify=stratify
         )
         if len(held_out) < 2:
             raise ValueError(
@@ -202,40 +166,74 @@ class BaseBackprop(BaseEstimator):
         if incremental and self.early_stopping:
             raise ValueError("partial_fit does not support early_stopping=True")
         seed = draw_seed(self.random_state)
+        if self.solver == "lbfgs":
+            return self._fit_lbfgs(samples, seed, restart)
         train, held_out = self._hold_out(samples, seed)
         if not isinstance(self.batch_size, str) and self.batch_size > len(train):
             warnings.warn("Got `batch_size` larger than sample size. It is going to be clipped", stacklevel=3)
         epochs = 1 if incremental else self.max_iter
-        warm = None
-        if not restart:
-            best = min(self.loss_curve_) if not self.early_stopping else -max(self.validation_scores_ or [-np.inf])
-            state = getattr(self, "_optimizer_state", None) if incremental else None
-            warm = Warm(to_params(self.coefs_, self.intercepts_), state, best)
-        trained = train_networks(
-            [self._trial(seed, len(train))],
-            make_splits([samples], [(train, held_out)], self._objective()),
-            self._schedule(seed, epochs),
-            warm=warm,
-            report=self._report(restart),
-        )
-        self._take(trained, len(train), restart)
-        if trained.interrupted:
+        trial = self._trial(seed, len(train))
+        warm = None if restart else self._warm(trial, incremental)
+        splits = make_splits([samples], [(train, held_out)], self._objective())
+        schedule, report = self._schedule(seed, epochs), self._report(restart)
+        with precision(samples.X.dtype):
+            if self._is_scheduled():
+                first, seen = float(self.learning_rate_init), 0 if restart else self.t_
+                if incremental and hasattr(self, "_optimizer"):
+                    first = self._optimizer.learning_rate
+                rule = Rule(self.learning_rate, float(self.power_t), first, seen)
+                course = train_scheduled(trial, splits, schedule, rule, warm, report)
+            else:
+                course = train_one(trial, splits, schedule, warm, report)
+        self._take(course, trial, len(train), restart)
+        if course.interrupted:
             warnings.warn("Training interrupted by user.", stacklevel=3)
         elif self.n_iter_ == epochs and not incremental:
             warnings.warn(
-                f"Stochastic Optimizer: Maximum iterations ({epochs}) reached and the optimization hasn't converged.",
+                f"Stochastic Optimizer: Maximum iterations ({epochs}) reached and the optimization hasn't converged "
+                "yet.",
                 ConvergenceWarning,
                 stacklevel=3,
             )
+        return self
+
+    def _warm(self, trial: Trial, incremental: bool) -> Warm:
+        """Where training goes on; with the optimizer's state, if the same optimizer goes on by a single epoch."""
+        best = min(getattr(self, "loss_curve_", None) or [np.inf])
+        if self.early_stopping:
+            scores = [score for score in getattr(self, "validation_scores_", None) or [] if np.isfinite(score)]
+            best = -max(scores, default=-np.inf)
+        goes_on = incremental and getattr(self, "_optimizer_name", None) == trial.optimizer
+        return Warm(to_params(self.coefs_, self.intercepts_), self._optimizer_state if goes_on else None, best)
+
+    def _fit_lbfgs(self, samples: Samples, seed: int, restart: bool) -> Any:
+        every = np.arange(len(samples.X))
+        trial = self._trial(seed, len(every))
+        sizes = (samples.X.shape[1], *trial.hidden, samples.y.shape[1])
+        start = to_params(self.coefs_, self.intercepts_) if not restart else None
+        params, found = minimize(
+            start or glorot_start(seed, sizes, str(trial.activation), samples.X.dtype),
+            make_splits([samples], [(every, every[:0])], self._objective()),
+            activation=str(trial.activation),
+            alpha=float(self.alpha),
+            max_iter=int(self.max_iter),
+            max_fun=int(self.max_fun),
+            tol=float(self.tol),
+        )
+        self.n_iter_ = _check_optimize_result("lbfgs", found, self.max_iter)
+        self.loss_ = float(found.fun)
+        self.t_ = 0 if restart else self.t_
+        self._optimizer_state, self._optimizer_name = (), "sgd"
+        self._set_network(params)
         return self
 
     def _report(self, restart: bool) -> Any:
         """Prints what `verbose` asks for, as the epochs go by."""
         epoch = 0
 
-        def report(curve: Float[np.ndarray, "2 epochs"]) -> None:
+        def report(curve: Float[np.ndarray, "3 epochs"]) -> None:
             nonlocal epoch
-            for loss, score in curve.T if self.verbose else ():
+            for loss, score, _ in curve.T if self.verbose else ():
                 epoch += 1
                 print(f"Iteration {epoch}, loss = {loss:.8f}")
                 if self.early_stopping:
@@ -243,24 +241,27 @@ class BaseBackprop(BaseEstimator):
 
         return report
 
-    def _take(self, trained: Trained, samples: int, restart: bool) -> None:
+    def _take(self, course: Course, trial: Trial, samples: int, restart: bool) -> None:
         """The attributes that scikit-learn's estimators have after `fit`."""
-        assert trained.curve is not None
-        losses, scores = (line.tolist() for line in trained.curve)
-        self.loss_curve_ = losses if restart else self.loss_curve_ + losses
+        losses, scores, held_out = (line.tolist() for line in course.curve)
+        self.loss_curve_ = losses if restart else getattr(self, "loss_curve_", []) + losses
         self.loss_ = losses[-1]
         self.n_iter_ = len(losses)
         self.t_ = (0 if restart else self.t_) + self.n_iter_ * samples
         if self.early_stopping:
-            earlier = None if restart else self.validation_scores_
-            self.validation_scores_ = (earlier or []) + scores
-            self.best_validation_score_ = max(self.validation_scores_)
+            earlier = [[], []]
+            if not restart:
+                earlier = [getattr(self, name, None) or [] for name in ("validation_scores_", "validation_loss_curve_")]
+            self.validation_scores_, self.validation_loss_curve_ = earlier[0] + scores, earlier[1] + held_out
+            self.best_validation_score_ = float(np.fmax.reduce(self.validation_scores_))
             self.best_loss_ = None
         else:
             self.best_loss_ = min(self.loss_curve_)
-            self.validation_scores_ = self.best_validation_score_ = None
-        self._optimizer_state = jax.tree.map(lambda a: a[0].copy(), trained.book.kinds[0].optimizer)
-        self._set_network(trained.book.params(0))
+            self.validation_scores_ = self.validation_loss_curve_ = self.best_validation_score_ = None
+        self._no_improvement_count = course.stale
+        self._optimizer = Optimizing(course.learning_rate)
+        self._optimizer_state, self._optimizer_name = course.optimizer, str(trial.optimizer)
+        self._set_network(course.params)
 
     def _set_network(self, params: Params) -> None:
         """Take over trained parameters.
@@ -271,7 +272,7 @@ class BaseBackprop(BaseEstimator):
         self.intercepts_ = [np.array(layer.bias) for layer in params]
         self.n_layers_ = len(params) + 1
         self.n_outputs_ = len(params[-1].bias)
-        self.out_activation_ = {"softmax": "softmax", "sigmoid": "logistic", "squared": "identity"}[self._objective()]
+        self.out_activation_ = OUTPUT_ACTIVATIONS[self._objective()]
         if not all(np.isfinite(a).all() for a in (*self.coefs_, *self.intercepts_)):
             raise ValueError(
                 "Solver produced non-finite parameter weights. The input data may contain large values and need to be "
@@ -284,9 +285,9 @@ class BaseBackprop(BaseEstimator):
         name = ALIASES.get(self.activation, self.activation)
         return outputs(self._check_X(X), self.coefs_, self.intercepts_, name, self._objective())
 
-    def _check_X(self, X: Any) -> Float[np.ndarray, "samples features"]:
-        """scikit-learn's checks of X alone, after `fit`."""
-        dtype = self.coefs_[0].dtype if hasattr(self, "coefs_") else jax.dtypes.canonicalize_dtype(np.float64)
+    def _check_X(self, X: Any, dtype: Any = None) -> Float[np.ndarray, "samples features"]:
+        """scikit-learn's checks of X alone, after `fit`; in the type that was trained in."""
+        dtype = self.coefs_[0].dtype if dtype is None else dtype
         X = validate_data(self, X, accept_sparse=["csr", "csc"], dtype=dtype, reset=False)
         return X.toarray() if sparse.issparse(X) else X
 

@@ -32,27 +32,34 @@ class Group(NamedTuple):
     candidates: list[Candidate]
 
 
-def final_step(estimator: Any) -> tuple[str, BaseBackprop]:
-    """The prefix of the network's parameters, "" for a network alone, and the network.
+def is_ours(estimator: Any) -> bool:
+    """Whether an estimator is a network of ours, or a pipeline that ends in one."""
+    return isinstance(final_step(estimator)[1], BaseBackprop)
 
-    **Raises:** `ValueError` if the estimator is no network of ours, nor a pipeline that ends in one.
-    """
-    name, network = ("", estimator)
+
+def final_step(estimator: Any) -> tuple[str, Any]:
+    """The prefix of the last step's parameters, "" for an estimator alone, and that step."""
     if isinstance(estimator, Pipeline):
-        name, network = estimator.steps[-1]
-        name += "__"
-    if not isinstance(network, BaseBackprop):
-        raise ValueError(
-            f"estimator={estimator!r} must be a BackpropClassifier or BackpropRegressor, or a Pipeline that ends in "
-            "one; GridSearchCV takes any other"
-        )
-    return name, network
+        name, last = estimator.steps[-1]
+        return f"{name}__", last
+    return "", estimator
+
+
+def weight_name(estimator: Any) -> str:
+    """The name by which `fit` takes the network's sample weights."""
+    return f"{final_step(estimator)[0]}sample_weight"
 
 
 def one_by_one(estimator: Any, params: Mapping[str, Any]) -> str | None:
-    """The parameter for which a candidate cannot be trained with others: one that replaces the network itself."""
-    prefix, _ = final_step(estimator)
-    return prefix.removesuffix("__") if prefix and prefix.removesuffix("__") in params else None
+    """Why a candidate cannot be trained together with others, if so: its step is not known before, or what it does next
+    depends on what its own training has done."""
+    prefix, network = final_step(estimator)
+    if prefix and prefix.removesuffix("__") in params:
+        return repr(prefix.removesuffix("__"))
+    solver, rate = (params.get(prefix + name, getattr(network, name)) for name in ("solver", "learning_rate"))
+    if solver == "lbfgs":
+        return "solver='lbfgs'"
+    return f"learning_rate={rate!r}" if solver == "sgd" and rate in ("invscaling", "adaptive") else None
 
 
 def group_candidates(estimator: Any, candidates: Mapping[int, Mapping[str, Any]]) -> list[Group]:
@@ -85,6 +92,8 @@ def split_into_jobs(candidates: Sequence[Candidate], samples: int) -> list[list[
             network.early_stopping,
             network.validation_fraction,
             network.shuffle,
+            network.dtype,
+            getattr(network, "loss", None),
             seed if drawn and given else None,
             repr(getattr(network, "class_weight", None)),
         ].append(candidate)

@@ -8,6 +8,7 @@ from sklearn.base import ClassifierMixin, _fit_context
 from sklearn.preprocessing import LabelBinarizer
 from sklearn.utils import compute_sample_weight
 from sklearn.utils._param_validation import StrOptions
+from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import _check_partial_fit_first_call, type_of_target, unique_labels
 from sklearn.utils.validation import column_or_1d
 
@@ -17,17 +18,25 @@ from jaxbackprop.estimators.base import BaseBackprop
 class BackpropClassifier(ClassifierMixin, BaseBackprop):
     """A neural network that classifies, with the parameters, attributes and meanings of scikit-learn's `MLPClassifier`.
 
-    It trains with the gradient derived by hand, in float32 unless JAX has float64 enabled. Two classes make one
-    logistic output, more of them a softmax, several labels a sample one logistic output each. For the same integer
-    `random_state` it starts from the numbers that `MLPClassifier` starts from.
+    It trains with the gradient derived by hand. Two classes make one logistic output, more of them a softmax, several
+    labels a sample one logistic output each.
+
+    For the same integer `random_state` it starts from the numbers that `MLPClassifier` starts from. In float64 and with
+    `shuffle=False` it also ends, by "sgd" with any `learning_rate` and by "adam", at the same weights to nine digits,
+    after the same number of epochs. Not so with `shuffle=True` or `early_stopping=True`: scikit-learn draws the order
+    of the samples, and which are held out, from the same stream as the weights, so that they depend on the widths of
+    the layers; here they depend on the seed alone, as all networks of a search share them. By "lbfgs" the start is the
+    same, and the steps are until rounding errors have grown.
 
     **Arguments:**
     - `hidden_layer_sizes`: the widths of the hidden layers.
     - `activation`: "identity", "logistic", "tanh", "relu", or another name of `jaxbackprop.ACTIVATIONS`.
-    - `solver`: "adam", or "sgd" with `momentum` and `nesterovs_momentum`.
+    - `solver`: "adam" with `beta_1`, `beta_2` and `epsilon`; "sgd" with `momentum` and `nesterovs_momentum`; or
+      "lbfgs", which takes all samples at once, with `max_fun` evaluations of the loss at most.
     - `alpha`: weight of the squared weights in the loss, divided by the (weighted) number of samples of a batch.
     - `batch_size`: "auto" is min(200, n_samples).
-    - `learning_rate_init`: step size.
+    - `learning_rate_init`: step size; of "sgd", `learning_rate` makes it "constant", "invscaling" (after t samples
+      divided by (t + 1)^`power_t`), or "adaptive" (a fifth of it each time that training would stop).
     - `max_iter`: epochs, at most.
     - `shuffle`: whether each epoch takes the samples in another order.
     - `random_state`: of the initial parameters, the order of samples, and what early stopping holds out.
@@ -37,6 +46,11 @@ class BackpropClassifier(ClassifierMixin, BaseBackprop):
     - `early_stopping`, `validation_fraction`: hold out a part of the samples, stop by their score, keep the best.
     - `class_weight`: weights of the classes, a dict or "balanced"; None for all alike.
     - `verbose`: whether to print the loss of each epoch.
+    - `dtype`: "float32", "float64", or "input" for the type of X, as scikit-learn trains: X of float32 in float32, any
+      other in float64. JAX's configuration plays no part, and is left as it is.
+
+    **Attributes:** those of `MLPClassifier`, and with early stopping `validation_loss_curve_`, the mean loss of the
+    samples held out after each epoch, without the penalty of `alpha`.
     """
 
     _parameter_constraints: dict = {  # noqa: RUF012  scikit-learn's convention
@@ -52,7 +66,9 @@ class BackpropClassifier(ClassifierMixin, BaseBackprop):
         solver: Any = "adam",
         alpha: Any = 0.0001,
         batch_size: Any = "auto",
+        learning_rate: Any = "constant",
         learning_rate_init: Any = 0.001,
+        power_t: Any = 0.5,
         max_iter: Any = 200,
         shuffle: Any = True,
         random_state: Any = None,
@@ -63,16 +79,23 @@ class BackpropClassifier(ClassifierMixin, BaseBackprop):
         nesterovs_momentum: Any = True,
         early_stopping: Any = False,
         validation_fraction: Any = 0.1,
+        beta_1: Any = 0.9,
+        beta_2: Any = 0.999,
+        epsilon: Any = 1e-8,
         n_iter_no_change: Any = 10,
+        max_fun: Any = 15000,
         class_weight: Any = None,
+        dtype: Any = "float32",
     ) -> None:
         super().__init__(
-            hidden_layer_sizes,
-            activation,
+            hidden_layer_sizes=hidden_layer_sizes,
+            activation=activation,
             solver=solver,
             alpha=alpha,
             batch_size=batch_size,
+            learning_rate=learning_rate,
             learning_rate_init=learning_rate_init,
+            power_t=power_t,
             max_iter=max_iter,
             shuffle=shuffle,
             random_state=random_state,
@@ -83,7 +106,12 @@ class BackpropClassifier(ClassifierMixin, BaseBackprop):
             nesterovs_momentum=nesterovs_momentum,
             early_stopping=early_stopping,
             validation_fraction=validation_fraction,
+            beta_1=beta_1,
+            beta_2=beta_2,
+            epsilon=epsilon,
             n_iter_no_change=n_iter_no_change,
+            max_fun=max_fun,
+            dtype=dtype,
         )
         self.class_weight = class_weight
 
@@ -100,6 +128,7 @@ class BackpropClassifier(ClassifierMixin, BaseBackprop):
         """
         return self._fit(X, y, sample_weight, incremental=False)
 
+    @available_if(lambda estimator: estimator._check_solver())
     @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None, classes: Any = None) -> "BackpropClassifier":
         """Train for one epoch, from where the last call left off.

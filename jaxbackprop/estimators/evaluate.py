@@ -20,7 +20,7 @@ from sklearn.utils.metaestimators import _safe_split
 from jaxbackprop.estimators.base import BaseBackprop, Samples, make_splits
 from jaxbackprop.estimators.candidates import Candidate, Group, final_step, group_candidates, split_into_jobs
 from jaxbackprop.estimators.scores import encode, usual, usual_scores
-from jaxbackprop.estimators.trainer import train_networks
+from jaxbackprop.estimators.trainer import precision, train_networks
 from jaxbackprop.network import Params
 from jaxbackprop.sweeps.splits import Index
 from jaxbackprop.sweeps.state import Book
@@ -42,6 +42,7 @@ class Search(NamedTuple):
     error_score: Any
     return_train_score: bool
     memory_budget: int
+    n_jobs: Any
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,7 +179,8 @@ def _run_job(search: Search, job: Sequence[Candidate], folds: Sequence[Fold]) ->
         schedule = job[0].network._schedule(job[0].seed, job[0].network.max_iter)
         if not job[0].network.early_stopping and job[0].network.n_iter_no_change >= job[0].network.max_iter:
             schedule = schedule._replace(monitor=None)  # nothing can stop before the last epoch
-        trained = train_networks(trials, splits, schedule, memory_budget=search.memory_budget)
+        with precision(splits.dtype):
+            trained = train_networks(trials, splits, schedule, memory_budget=search.memory_budget)
         seconds = (time.perf_counter() - start) / (len(job) * len(ready))
         for key, row in _score_all(search, job, ready, trained.book).items():
             rows[key] = {"fit_time": seconds, **row}
@@ -223,7 +225,7 @@ def _score_stack(
         X, y = now.fold.samples(part)
         y_codes = encode(now.template, y) if _is_usual(search, now) else None
         if y_codes is not None:
-            checked = now.template._check_X(X)
+            checked = now.template._check_X(X, now.samples.X.dtype)
             coefs, intercepts = zip(*((w[chosen].swapaxes(1, 2), b[chosen]) for w, b in params), strict=True)
             with np.errstate(all="ignore"):  # networks that diverged are among them
                 values = usual_scores(checked, y_codes, coefs, intercepts, activation, now.template._objective())
@@ -287,6 +289,7 @@ def evaluate_one_by_one(
             params=dict(fit_params),
             error_score=search.error_score,
             return_train_score=search.return_train_score,
+            n_jobs=search.n_jobs,
         )
     except ValueError as error:
         return {(number, k): _failure(search, k, error) for k in range(len(search.splits))}

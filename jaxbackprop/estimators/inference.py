@@ -39,7 +39,12 @@ def _softmax(z: Values) -> Values:
     return e / e.sum(axis=-1, keepdims=True)
 
 
-OUTPUTS: dict[str, Callable[[Values], Values]] = {"softmax": _softmax, "sigmoid": expit, "squared": lambda z: z}
+OUTPUTS: dict[str, Callable[[Values], Values]] = {
+    "softmax": _softmax,
+    "sigmoid": expit,
+    "squared": lambda z: z,
+    "poisson": np.exp,
+}
 
 
 def logits(
@@ -64,5 +69,5 @@ def outputs(
     activation: str,
     objective: str,
 ) -> Float[np.ndarray, "*networks samples outputs"]:
-    """y-hat: probabilities, or for the objective "squared" the predicted numbers."""
+    """y-hat: probabilities, or for the objectives "squared" and "poisson" the predicted numbers."""
     return OUTPUTS[objective](logits(X, coefs, intercepts, activation))

@@ -21,7 +21,7 @@ from safetensors.numpy import save as to_bytes
 from sklearn.preprocessing import LabelBinarizer
 from sklearn.utils.validation import check_is_fitted
 
-from jaxbackprop.estimators.base import BaseBackprop, to_params
+from jaxbackprop.estimators.base import BaseBackprop, Optimizing, to_params
 from jaxbackprop.estimators.classifier import BackpropClassifier
 from jaxbackprop.estimators.regressor import BackpropRegressor
 from jaxbackprop.files import whole_file
@@ -32,7 +32,7 @@ KEY = "jaxbackprop"
 ESTIMATORS: dict[str, type[BaseBackprop]] = {kind.__name__: kind for kind in (BackpropClassifier, BackpropRegressor)}
 FITTED = (
     "n_iter_", "n_layers_", "n_outputs_", "out_activation_", "t_", "loss_", "best_loss_", "loss_curve_",
-    "validation_scores_", "best_validation_score_", "n_features_in_",
+    "validation_scores_", "validation_loss_curve_", "_no_improvement_count", "best_validation_score_", "n_features_in_",
 )  # fmt: skip
 
 
@@ -60,6 +60,8 @@ def save(estimator: BaseBackprop, path: str | Path) -> Path:
         "format": FORMAT,
         "estimator": type(estimator).__name__,
         "settings": {name: _plain(name, value) for name, value in estimator.get_params(deep=False).items()},
+        "optimizer": getattr(estimator, "_optimizer_name", "sgd"),
+        "learning_rate": estimator._optimizer.learning_rate if hasattr(estimator, "_optimizer") else None,
         "fitted": {name: _plain(name, getattr(estimator, name)) for name in FITTED if hasattr(estimator, name)},
     }
     if hasattr(estimator, "feature_names_in_"):
@@ -132,13 +134,17 @@ def _rebuild(about: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Base
         binarizer.classes_ = np.array(labels["classes"], dtype=np.dtype(labels["dtype"]))
         binarizer.y_type_, binarizer.sparse_input_ = labels["y_type"], labels["sparse"]
         estimator._label_binarizer, estimator.classes_ = binarizer, binarizer.classes_
-    estimator._optimizer_state = _state(estimator, arrays)
+    # Files of earlier versions do not say which optimizer the state is of: that of the settings.
+    name = about.get("optimizer", estimator._trial(0, 1).optimizer)
+    estimator._optimizer_state, estimator._optimizer_name = _state(estimator, arrays, name), name
+    if about.get("learning_rate") is not None:
+        estimator._optimizer = Optimizing(about["learning_rate"])
     return estimator
 
 
-def _state(estimator: BaseBackprop, arrays: Mapping[str, np.ndarray]) -> Any:
+def _state(estimator: BaseBackprop, arrays: Mapping[str, np.ndarray], name: str) -> Any:
     """The optimizer's state, whose structure follows from the optimizer and the parameters."""
-    optimizer = get_optimizer(estimator._trial(0, 1).optimizer)
+    optimizer = get_optimizer(name)
     shapes = jax.eval_shape(optimizer.init, to_params(estimator.coefs_, estimator.intercepts_))
     leaves, structure = jax.tree.flatten(shapes)
     stored = [np.array(arrays[f"optimizer/{i}"]) for i in range(len(leaves))]

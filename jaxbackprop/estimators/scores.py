@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
+from sklearn.base import is_regressor
 from sklearn.utils.multiclass import type_of_target
 
 from jaxbackprop.estimators.base import BaseBackprop
@@ -15,13 +16,13 @@ BLOCK = 16_000_000  # activations of a layer to hold at once
 
 def usual(scoring: Any, network: BaseBackprop) -> bool:
     """Whether a score is accuracy (for a regressor R^2), which needs no scorer."""
-    return scoring is None or scoring == ("r2" if network._objective() == "squared" else "accuracy")
+    return scoring is None or scoring == ("r2" if is_regressor(network) else "accuracy")
 
 
 def encode(network: BaseBackprop, y: Any) -> Shaped[np.ndarray, "samples ..."] | None:
     """y as `hits` compares it: the number of each label's class, -1 for a label that was not trained on; None if only
     scikit-learn's own score will do."""
-    if network._objective() == "squared":
+    if is_regressor(network):
         y = np.asarray(y, float)
         return y[:, None] if y.ndim == 1 else y
     if type_of_target(y) not in ("binary", "multiclass"):
@@ -46,7 +47,7 @@ def usual_scores(
     for start in range(0, total, block):
         part = slice(start, start + block)
         y_hat = outputs(X, [c[part] for c in coefs], [b[part] for b in intercepts], activation, objective)
-        scores.append(_r2(y_hat, y) if objective == "squared" else _hits(y_hat, y).mean(axis=1))
+        scores.append(_r2(y_hat, y) if objective in ("squared", "poisson") else _hits(y_hat, y).mean(axis=1))
     return np.concatenate(scores)
 
 

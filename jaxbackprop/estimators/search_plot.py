@@ -7,6 +7,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
+from sklearn.base import is_regressor
 from sklearn.utils.validation import check_is_fitted
 
 from jaxbackprop._checks import choose
@@ -36,7 +37,7 @@ def plot_search(search: Any, metric: str | None, ax: Axes | None) -> Axes:
 
 def _score_name(search: Any, metric: str) -> str:
     name = search.scoring if metric == "score" and isinstance(search.scoring, str) else metric
-    usual = "R²" if getattr(search.estimator, "_estimator_type", "") == "regressor" else "accuracy"
+    usual = "R²" if is_regressor(search.estimator) else "accuracy"
     return f"mean test {usual if name == 'score' and not callable(search.scoring) else name}"
 
 

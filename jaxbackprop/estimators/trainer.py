@@ -5,7 +5,7 @@ whether to stop. So here every epoch is a record, and what a record costs is the
 """
 
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import AbstractContextManager, closing
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -15,6 +15,7 @@ from jaxtyping import Float
 
 from jaxbackprop.estimators.glorot import glorot_starts
 from jaxbackprop.network import Params
+from jaxbackprop.optimizers import Moments
 from jaxbackprop.sweeps.grid import Trial
 from jaxbackprop.sweeps.host import Job, interruptible, new_book, train
 from jaxbackprop.sweeps.interface import workload
@@ -27,7 +28,7 @@ from jaxbackprop.sweeps.transfer import local_mesh, make_mesh
 COMPILING = 1.5  # epochs with their records compile so many times as long as a sweep's stretch of steps
 MEMORY = 2**32  # bytes, by default, for the networks of all candidates and folds
 
-Report = Callable[[Float[np.ndarray, "2 epochs"]], None]
+Report = Callable[[Float[np.ndarray, "3 epochs"]], None]
 
 
 class Schedule(NamedTuple):
@@ -52,12 +53,50 @@ class Warm(NamedTuple):
 
 
 class Trained(NamedTuple):
-    """The book of networks after training, and what is known of a single one besides: training loss and validation
-    score after each epoch, and whether Ctrl-C ended the training."""
+    """The book of networks after training, and what is known of a single one besides: training loss, validation score
+    and validation loss after each epoch, and whether Ctrl-C ended the training."""
 
     book: Book
-    curve: Float[np.ndarray, "2 epochs"] | None = None
+    curve: Float[np.ndarray, "3 epochs"] | None = None
     interrupted: bool = False
+
+
+class Course(NamedTuple):
+    """How the training of a single network went.
+
+    `curve` is training loss, validation score and validation loss after each epoch; `optimizer` the optimizer's state,
+    `stale` for how many epochs there has been no progress, `learning_rate` the last step size.
+    """
+
+    params: Params
+    curve: Float[np.ndarray, "3 epochs"]
+    optimizer: Any
+    stale: int
+    learning_rate: float
+    interrupted: bool
+
+
+def precision(dtype: Any) -> AbstractContextManager:
+    """Inside a `with` block and in this thread only, JAX computes in float64 or in float32, whatever its configuration
+    says."""
+    if hasattr(jax, "enable_x64"):
+        return jax.enable_x64(np.dtype(dtype) == np.float64)
+    from jax.experimental import enable_x64  # type: ignore[attr-defined]  # before jax 0.8
+
+    return enable_x64(np.dtype(dtype) == np.float64)
+
+
+def train_one(trial: Trial, splits: Splits, schedule: Schedule, warm: Warm | None, report: Report) -> Course:
+    """Train a single network on the engine."""
+    trained = train_networks([trial], splits, schedule, warm=warm, report=report)
+    book = trained.book
+    assert trained.curve is not None
+    assert book.monitored is not None
+    state = jax.tree.map(lambda a: a[0].copy(), book.kinds[0].optimizer)
+    rate = trial.learning_rate
+    if isinstance(state, Moments) and state.count > 0:
+        rate *= float(np.sqrt(1 - trial.beta_2**state.count) / (1 - trial.beta_1**state.count))
+    return Course(book.params(0), trained.curve, state, int(book.monitored.stale[0]), rate, trained.interrupted)
 
 
 def train_networks(
@@ -117,9 +156,10 @@ def train_networks(
     return Trained(book, curve, interrupted())
 
 
-def _curve(book: Book) -> Float[np.ndarray, "2 epochs"]:
-    assert book.curves is not None
-    return np.stack([book.curves.train_loss[:, 0], book.curves.validation_score[:, 0]])
+def _curve(book: Book) -> Float[np.ndarray, "3 epochs"]:
+    curves = book.curves
+    assert curves is not None
+    return np.stack([curves.train_loss[:, 0], curves.validation_score[:, 0], curves.validation_loss[:, 0]])
 
 
 def _start_from(book: Book, warm: Warm) -> None:

@@ -8,7 +8,7 @@ from sklearn.model_selection import ParameterGrid
 
 from jaxbackprop._checks import check_integer, check_real, choose
 from jaxbackprop.activations import ACTIVATIONS, Activation
-from jaxbackprop.optimizers import OPTIMIZERS, Optimizer
+from jaxbackprop.optimizers import BELOW_ONE, OPTIMIZERS, Optimizer
 from jaxbackprop.oracle import check_slope
 
 
@@ -26,6 +26,9 @@ class Trial(NamedTuple):
     l2: float = 0.0
     momentum: float = 0.9
     weight_decay: float = 1e-4
+    beta_1: float = 0.9
+    beta_2: float = 0.999
+    epsilon: float = 1e-8
     seed: int = 0
     optimizer: str | Optimizer = "sgd"
     batch_size: int | None = None
@@ -72,6 +75,9 @@ CHECKS: dict[str, Any] = {
     "l2": lambda argument, value: check_real(argument, value, 0),
     "momentum": lambda argument, value: check_real(argument, value, 0, 1),
     "weight_decay": lambda argument, value: check_real(argument, value, 0),
+    "beta_1": lambda argument, value: check_real(argument, value, 0, BELOW_ONE),
+    "beta_2": lambda argument, value: check_real(argument, value, 0, BELOW_ONE),
+    "epsilon": lambda argument, value: check_real(argument, value, 0, exclusive=True),
     "seed": _seed,
     "optimizer": _optimizer,
     "batch_size": lambda argument, value: None if value is None else check_integer(argument, value, 1),

@@ -35,7 +35,7 @@ CHOICE = 1.3  # how much longer that takes if the activation is chosen while the
 FLOP = 6e-12  # in a matrix product
 
 CACHE = 300_000  # bytes of activations of one chunk, so that forward and backward pass stay in a core's cache
-SLOTS = {"sgd": 0, "momentum": 1, "nesterov": 1, "adam": 2, "adamw": 2, "rmsprop": 1, "adagrad": 1}
+SLOTS = {"sgd": 0, "momentum": 1, "nesterov": 1, "adam": 2, "adam_hat": 2, "adamw": 2, "rmsprop": 1, "adagrad": 1}
 FEWEST = 4  # networks of a chunk, however large: their matrix products run faster side by side
 
 

@@ -177,7 +177,7 @@ def evaluate(
     seen = forward(params, batch.x, activation=activation, objective=recipe.objective)
     z, shares = seen.pre_activations[-1], sample_shares(batch.x.shape[-1], batch.weights)
     value = jnp.sum(recipe.objective.per_sample(z, batch.y) * shares) + regularization(params, l2)
-    guess = seen.activations[-1] if recipe.targets == "squared" else z
+    guess = z if recipe.targets in ("softmax", "sigmoid") else seen.activations[-1]
     return value, mean_score(guess, batch.y, shares, recipe.targets).astype(value.dtype)
 
 
@@ -290,7 +290,9 @@ def train_chunk(
             metrics = Metrics(*each(state, own, train), *each(state, own, validation))
         else:
             loss = metrics.train_loss if running is None else running_loss(running)
-            held_out = each(state, l2, validation) if recipe.monitor in ("validation", "score") else metrics[2:]
+            # What is shared among the samples of a batch is no part of a loss on others.
+            own = jnp.zeros_like(l2) if recipe.shared_l2 else l2
+            held_out = each(state, own, validation) if recipe.monitor in ("validation", "score") else metrics[2:]
             metrics = Metrics(loss, metrics.train_score, *held_out)
         number = carry.record + (1 if carry.kept is None else carry.kept.active)
         empty = None if running is None else jax.tree.map(jnp.zeros_like, running)

@@ -22,7 +22,7 @@ from jaxbackprop.sweeps.state import COMPLETED, STOPPED, Book
 if TYPE_CHECKING:
     import pandas as pd
 
-SCORES = {"softmax": "accuracy", "sigmoid": "accuracy", "squared": "r2"}
+SCORES = {"softmax": "accuracy", "sigmoid": "accuracy", "squared": "r2", "poisson": "r2"}
 
 
 @dataclass(frozen=True, eq=False)

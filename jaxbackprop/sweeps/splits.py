@@ -72,7 +72,9 @@ def make_splits(
         pairs = [(every, np.arange(len(every), x.shape[1]))]
     else:
         share = check_real("validation", validation, 0, exclusive=True)
-        labels = np.asarray(y, float) if targets.objective == "squared" else y  # numbers are not stratified
+        labels = (
+            np.asarray(y, float) if targets.objective in ("squared", "poisson") else y
+        )  # numbers are not stratified
         parts = split(every[:, None], labels, validation=share, test=0.0, seed=seed)
         pairs = [(parts.train.X[:, 0].astype(int), parts.validation.X[:, 0].astype(int))]
     if w is not None:
