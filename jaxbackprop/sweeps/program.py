@@ -20,10 +20,11 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxbackprop.activations import Activation
 from jaxbackprop.devices import compiler_options
-from jaxbackprop.losses import Objective, sample_shares
-from jaxbackprop.network import Layer, Params, forward, regularization
+from jaxbackprop.losses import Objective
+from jaxbackprop.network import Layer, Params
 from jaxbackprop.optimizers import Hyperparameters, Optimizer
 from jaxbackprop.selection import choose_activation
+from jaxbackprop.sweeps.assessment import evaluate
 from jaxbackprop.training import State, make_step, take_batch
 
 GRID_AXIS = "grid"
@@ -149,38 +150,6 @@ def clear_padding(gradient: Params, widths: Int[Array, " hidden"]) -> Params:
     )
 
 
-def mean_score(
-    z: Float[Array, "classes samples"],
-    y: Float[Array, "classes samples"],
-    shares: Float[Array, " samples"] | float,
-    targets: str,
-) -> Float[Array, ""]:
-    """Accuracy: the share of samples whose label is right ("sigmoid": all labels); for "squared" R^2, as scikit-learn
-    averages it over the outputs. `z` are logits, or predicted numbers."""
-    if targets == "softmax":
-        return jnp.sum((jnp.argmax(z, axis=0) == jnp.argmax(y, axis=0)) * shares)
-    if targets == "sigmoid":
-        return jnp.sum(jnp.all((z > 0) == (y > 0.5), axis=0) * shares)
-    mean = jnp.sum(y * shares, axis=1, keepdims=True)
-    residual, total = jnp.sum((z - y) ** 2 * shares, axis=1), jnp.sum((y - mean) ** 2 * shares, axis=1)
-    # scikit-learn's convention for a constant output: 1 if it is met exactly, else 0.
-    return jnp.mean(jnp.where(total > 0, 1 - residual / jnp.where(total > 0, total, 1), residual == 0))
-
-
-def evaluate(
-    params: Params, batch: Batch, l2: Float[Array, ""], *, activation: Activation, recipe: Recipe
-) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """Loss and score of one network on some samples; NaN where there are none."""
-    if batch.x.shape[-1] == 0:
-        nan = jnp.full((), jnp.nan, batch.x.dtype)
-        return nan, nan
-    seen = forward(params, batch.x, activation=activation, objective=recipe.objective)
-    z, shares = seen.pre_activations[-1], sample_shares(batch.x.shape[-1], batch.weights)
-    value = jnp.sum(recipe.objective.per_sample(z, batch.y) * shares) + regularization(params, l2)
-    guess = z if recipe.targets in ("softmax", "sigmoid") else seen.activations[-1]
-    return value, mean_score(guess, batch.y, shares, recipe.targets).astype(value.dtype)
-
-
 class Batches(NamedTuple):
     """Which samples make up each batch, and, unless that is too much, these samples themselves: taken out of the data
     once, they serve all chunks. Gathering them again for each chunk would take a twentieth of the time.
@@ -277,7 +246,8 @@ def train_chunk(
         return state, running
 
     def assess(state: State, l2: Array, batch: Batch) -> tuple[Array, Array]:
-        return evaluate(state.params, batch, l2, activation=activation, recipe=recipe)
+        objective, targets = recipe.objective, recipe.targets
+        return evaluate(state.params, *batch, l2, activation=activation, objective=objective, targets=targets)
 
     state, running = lax.fori_loop(0, length, one_step, (carry.state, carry.running))
 

@@ -1,0 +1,48 @@
+"""Loss and score of a network, as a sweep's records hold them."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jaxbackprop.activations import Activation
+from jaxbackprop.losses import Objective, sample_shares
+from jaxbackprop.network import Params, forward, regularization
+
+
+def mean_score(
+    z: Float[Array, "classes samples"],
+    y: Float[Array, "classes samples"],
+    shares: Float[Array, " samples"] | float,
+    targets: str,
+) -> Float[Array, ""]:
+    """Accuracy: the share of samples whose label is right ("sigmoid": all labels); for "squared" R^2, as scikit-learn
+    averages it over the outputs. `z` are logits, or predicted numbers."""
+    if targets == "softmax":
+        return jnp.sum((jnp.argmax(z, axis=0) == jnp.argmax(y, axis=0)) * shares)
+    if targets == "sigmoid":
+        return jnp.sum(jnp.all((z > 0) == (y > 0.5), axis=0) * shares)
+    mean = jnp.sum(y * shares, axis=1, keepdims=True)
+    residual, total = jnp.sum((z - y) ** 2 * shares, axis=1), jnp.sum((y - mean) ** 2 * shares, axis=1)
+    # scikit-learn's convention for a constant output: 1 if it is met exactly, else 0.
+    return jnp.mean(jnp.where(total > 0, 1 - residual / jnp.where(total > 0, total, 1), residual == 0))
+
+
+def evaluate(
+    params: Params,
+    x: Float[Array, "features samples"],
+    y: Float[Array, "classes samples"],
+    weights: Float[Array, " samples"] | None,
+    l2: Float[Array, ""],
+    *,
+    activation: Activation,
+    objective: Objective,
+    targets: str,
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Loss and score of one network on some samples; NaN where there are none."""
+    if x.shape[-1] == 0:
+        nan = jnp.full((), jnp.nan, x.dtype)
+        return nan, nan
+    seen = forward(params, x, activation=activation, objective=objective)
+    z, shares = seen.pre_activations[-1], sample_shares(x.shape[-1], weights)
+    value = jnp.sum(objective.per_sample(z, y) * shares) + regularization(params, l2)
+    guess = z if targets in ("softmax", "sigmoid") else seen.activations[-1]
+    return value, mean_score(guess, y, shares, targets).astype(value.dtype)
