@@ -87,7 +87,7 @@ def sgd_update(
 class Moments(NamedTuple):
     """How many steps adam has taken, and its running means of the gradient and of its square."""
 
-    count: Int[Array, "*shape"]
+    steps: Int[Array, "*shape"]
     first: Params
     second: Params
 
@@ -102,7 +102,7 @@ def adam_hat_update(
     """Adam in the order of computation of Kingma and Ba, end of section 2: the bias of both moments is corrected by the
     step size, and so epsilon-hat is added to the root of the uncorrected second moment. scikit-learn's adam is so.
     """
-    beta_1, beta_2, count = hyperparameters.beta_1, hyperparameters.beta_2, state.count + 1
+    beta_1, beta_2, count = hyperparameters.beta_1, hyperparameters.beta_2, state.steps + 1
     first = jax.tree.map(lambda m, g: beta_1 * m + (1 - beta_1) * g, state.first, gradient)
     second = jax.tree.map(lambda v, g: beta_2 * v + (1 - beta_2) * g**2, state.second, gradient)
     steps = count.astype(params[0].weight.dtype)

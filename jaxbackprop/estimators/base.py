@@ -249,7 +249,7 @@ class BaseBackprop(Settings):
         self.n_iter_ = len(losses)
         self.t_ = (0 if restart else self.t_) + self.n_iter_ * samples
         if self.early_stopping:
-            earlier = [[], []]
+            earlier: list[list[float]] = [[], []]
             if not restart:
                 earlier = [getattr(self, name, None) or [] for name in ("validation_scores_", "validation_loss_curve_")]
             self.validation_scores_, self.validation_loss_curve_ = earlier[0] + scores, earlier[1] + held_out

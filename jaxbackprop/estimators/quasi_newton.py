@@ -34,8 +34,9 @@ def minimize(
     dtype = splits.dtype
     with precision(np.float64):
         x, y = (jnp.asarray(a, jnp.float64) for a in (splits.data.x, splits.data.y))
-        weights = None if splits.data.weights is None else jnp.asarray(splits.data.weights, jnp.float64)
-        total = x.shape[1] if weights is None else float(np.sum(splits.data.weights))
+        weights = splits.data.weights
+        total = x.shape[1] if weights is None else float(np.sum(weights))
+        weights = None if weights is None else jnp.asarray(weights, jnp.float64)
         function = _make_function(shapes, activation, splits.objective)
         l2 = np.float64(alpha / total if total > 0 else alpha)
 

@@ -94,8 +94,8 @@ def train_one(trial: Trial, splits: Splits, schedule: Schedule, warm: Warm | Non
     assert book.monitored is not None
     state = jax.tree.map(lambda a: a[0].copy(), book.kinds[0].optimizer)
     rate = trial.learning_rate
-    if isinstance(state, Moments) and state.count > 0:
-        rate *= float(np.sqrt(1 - trial.beta_2**state.count) / (1 - trial.beta_1**state.count))
+    if isinstance(state, Moments) and state.steps > 0:
+        rate *= float(np.sqrt(1 - trial.beta_2**state.steps) / (1 - trial.beta_1**state.steps))
     return Course(book.params(0), trained.curve, state, int(book.monitored.stale[0]), rate, trained.interrupted)
 
 

@@ -55,17 +55,18 @@ def sweep(
 
     **Arguments:**
     - `grid`: a dict of lists, or a list of such dicts, as scikit-learn's `ParameterGrid` takes it, with the keys
-      `activation`, `hidden` (tuples of widths), `learning_rate`, `l2`, `momentum`, `weight_decay`, `seed`, `optimizer`,
-      `batch_size` (None for the full batch). `grid.Trial` has the defaults. An `Activation` or `Optimizer` of one's own
-      may stand in place of a name; an activation's slope is held against autodiff before anything is trained.
+      `activation`, `hidden` (tuples of widths), `learning_rate`, `l2`, `momentum`, `weight_decay`, `beta_1`, `beta_2`,
+      `epsilon`, `seed`, `optimizer`, `batch_size` (None for the full batch). `grid.Trial` has the defaults. An
+      `Activation` or `Optimizer` of one's own may stand in place of a name; an activation's slope is held against
+      autodiff before anything is trained.
     - `X`, `y`: (n_samples, n_features) and labels of any type, or numbers to predict, or 0/1 indicators of labels.
     - `epochs`: passes over the training samples; with the full batch an epoch is one step.
     - `validation`: the share of samples to hold out, stratified; or a pair (X, y) of one's own; or None.
     - `folds`: instead, cross-validation: a number of folds, a scikit-learn splitter, or pairs of index arrays. All
       folds are trained together, in the same programs.
     - `weights`: one a sample.
-    - `objective`: "softmax", "sigmoid" or "squared", by default what y calls for; or an `Objective` of one's own, whose
-      dL/dz is held against autodiff before anything is trained.
+    - `objective`: "softmax", "sigmoid" or "squared", by default what y calls for; "poisson" for counts; or an
+      `Objective` of one's own, whose dL/dz is held against autodiff before anything is trained.
     - `scheme`: how initial parameters are drawn, see `init_params`.
     - `record_every`: epochs from one point of the loss curves to the next; by default a twentieth of them all.
     - `shuffle_seed`: of the split and of the order of mini-batches, one order for the whole grid.
