@@ -15,7 +15,7 @@ from jaxtyping import Array
 
 from jaxbackprop import Hyperparameters
 from jaxbackprop.layers.chain import Part, chain, fit_chain, part, recurrent, residual, self_attention
-from jaxbackprop.plotting import grid, plot_loss_curves, save_figure
+from jaxbackprop.plotting import panels, plot_loss_curves, save_figure
 
 WHO = ("the cat", "the dog", "a bird", "one child", "my friend", "the old man")
 DOES = ("sees", "likes", "follows", "knows", "hears")
@@ -126,7 +126,7 @@ def main(
     print(f"by the frequency of each character alone it would be {entropy:.3f}")
     print(f"{known:.0%} of the words that it writes are words of the text:\n\n{written}\n")
 
-    figure, axes = grid(1, 1, width=5.5, height=3.5)
+    figure, axes = panels(1, 1, width=5.5, height=3.5)
     ax = axes[0, 0]
     marks = [*range(0, steps, every), steps]
     plot_loss_curves(marks, {network: curve}, ax=ax)

@@ -16,7 +16,7 @@ from jaxtyping import Array
 from jaxbackprop import Hyperparameters
 from jaxbackprop.data import load, split
 from jaxbackprop.layers.chain import Part, chain, fit_chain, flatten, part
-from jaxbackprop.plotting import grid, plot_images, plot_loss_curves, save_figure
+from jaxbackprop.plotting import panels, plot_images, plot_loss_curves, save_figure
 
 
 def images_network(filters: int) -> Part:
@@ -113,13 +113,13 @@ def main(
     print(f"digits: {count} parameters, loss {curve[0]:.3f} to {curve[-1]:.4f} in {epochs} epochs")
     print(f"digits: {accuracy:.1%} of {len(truth)} test images read right, {len(wrong)} misread")
 
-    figure, axes = grid(1, 1, width=5, height=3.2)
+    figure, axes = panels(1, 1, width=5, height=3.2)
     plot_loss_curves(range(len(curve)), {"training": curve}, ax=axes[0, 0])
     axes[0, 0].set(xlabel="epoch", yscale="log", title="Digits: mean cross-entropy")
     print("saved", save_figure(figure, out / "convolution_loss.png"))
 
     kernels = np.asarray(params[0][0])[:, 0]
-    figure, axes = grid(1, len(kernels), width=1.2, height=1.5)
+    figure, axes = panels(1, len(kernels), width=1.2, height=1.5)
     limit = np.abs(kernels).max()
     for k, (kernel, ax) in enumerate(zip(kernels, axes.flat, strict=True)):
         shown = ax.imshow(kernel, cmap="PuOr", vmin=-limit, vmax=limit)
@@ -129,7 +129,7 @@ def main(
 
     surest = wrong[np.argsort(-y_hat.max(axis=0)[wrong])][:12]
     columns = max(1, min(6, len(surest)))
-    figure, axes = grid(max(1, -(-len(surest) // columns)), columns, width=1.3, height=1.7)
+    figure, axes = panels(max(1, -(-len(surest) // columns)), columns, width=1.3, height=1.7)
     titles = [f"{truth[i]} read as {predicted[i]}" for i in surest]
     plot_images(parts.test.X[surest].reshape(-1, 8, 8), titles, axes)
     figure.suptitle("Misread test images, the surest mistakes first")
