@@ -72,9 +72,8 @@ def make_splits(
         pairs = [(every, np.arange(len(every), x.shape[1]))]
     else:
         share = check_real("validation", validation, 0, exclusive=True)
-        labels = (
-            np.asarray(y, float) if targets.objective in ("squared", "poisson") else y
-        )  # numbers are not stratified
+        numbers = targets.objective in ("squared", "poisson")  # which are not stratified
+        labels = np.asarray(y, float) if numbers else y
         parts = split(every[:, None], labels, validation=share, test=0.0, seed=seed)
         pairs = [(parts.train.X[:, 0].astype(int), parts.validation.X[:, 0].astype(int))]
     if w is not None:
