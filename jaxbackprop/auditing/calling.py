@@ -18,7 +18,8 @@ ROLES = {
     "X": r"x|xs|inputs?|data|features|xtrain|xbatch|a0|inputdata|inputx|images?",
     "y": r"ys?|labels?|targets?|t|ytrain|ytrue|ybatch|yonehot|onehot|truth|outputs?|yactual",
     "samples": r"n|m|numexamples|nsamples|numsamples|batchsize|samples|examples",
-    "slope": r"(diff|d|deriv|derivative|grad)_?(act|activation)(fun|fn|func|function)?|(act|activation)(prime|grad|deriv\w*)",
+    "slope": r"(diff|d|deriv|derivative|grad)_?(act|activation)(fun|fn|func|function)?|"
+    r"(act|activation)(prime|grad|deriv\w*)",
     "activation": r"(act|activation|nonlin\w*)(fun|fn|func|function|s)?",
     "kind": r"type|\w*(act|activation)\w*(type|name|kind|str)|kind",
     "penalty": r"\w*(reg|lambda|lamb|lam|l2|weightdecay)\w*",

@@ -1,4 +1,4 @@
-"""`jaxbackprop auditing path/to/file.py:function`: the audit of a gradient in a file of one's own."""
+"""`jaxbackprop audit path/to/file.py:function`: the audit of a gradient in a file of one's own."""
 
 import inspect
 import sys
@@ -38,8 +38,8 @@ Paste this below it, with your own calls in it, and audit the function gradient:
 
 
 def main(
-    target: Annotated[str | None, tyro.conf.Positional] = None,
-    name: Annotated[str | None, tyro.conf.Positional] = None,
+    target: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")] = None,
+    name: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")] = None,
     activation: str | None = None,
     l2: float = 0.0,
     one_hot: bool = False,
@@ -53,9 +53,9 @@ def main(
 ) -> int:
     """Is the gradient in a file of your own right? If not, what is the mistake?
 
-    jaxbackprop audit homework.py is enough. The file, a .py or a notebook .ipynb by its code cells, is your own code: it
-    is run as by an import, nothing below its `if __name__ == "__main__"`, and nothing protects you from what it does.
-    What it prints is kept back. What is looked for in it:
+    jaxbackprop audit homework.py is enough. The file, a .py or a notebook .ipynb by its code cells, is your own code:
+    it is run as by an import, nothing below its `if __name__ == "__main__"`, and nothing protects you from what it
+    does. What it prints is kept back. What is looked for in it:
 
     A class with a method backprop, backward or loss, as the course's NeuralNetwork or CS231n's two-layer net. How it is
     made and called, and what of its results is dW1, is found out by looking and trying, and said in the first line. Its

@@ -35,13 +35,13 @@ def seen_stages(
         )
         if key and (array := samples_first(value, data.samples, rows)) is not None:
             arrays[key] = array
-    if "probs" not in arrays and (array := samples_first(out, data.samples, rows)) is not None:
-        if array.shape == (data.samples, classes):
-            arrays["probs"] = array
-    if "probs" in arrays and (arrays["probs"].shape != (data.samples, classes) or not adds_up(arrays["probs"])):
-        # Logits, or something else: only what looks like probabilities may be held against y-hat, unless it says so.
-        if not any(re.fullmatch(r"probs?|probabilities|yhat|yh", plain(name)) for name in sources):
-            del arrays["probs"]
+    whole, array = (data.samples, classes), samples_first(out, data.samples, rows)
+    if "probs" not in arrays and array is not None and array.shape == whole:
+        arrays["probs"] = array
+    # Logits, or something else: only what looks like probabilities may be held against y-hat, unless it says so.
+    says_so = any(re.fullmatch(r"probs?|probabilities|yhat|yh", plain(name)) for name in sources)
+    if "probs" in arrays and not says_so and (arrays["probs"].shape != whole or not adds_up(arrays["probs"])):
+        del arrays["probs"]
     return arrays
 
 

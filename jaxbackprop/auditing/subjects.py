@@ -69,7 +69,6 @@ class Subject:
     - `call`: called as `call(leaves, data, way, spelled, penalty)`, with None for what is to stay as it is.
     - `slope`, `value`: the file's own f' and f, called as `slope(z, spelled)`, if it has them.
     - `default_penalty`: the strength of its l2 term if it can be set, else None.
-    - `fixed`: whether the parameters are its own, and not ours to choose.
     """
 
     title: str
@@ -80,7 +79,6 @@ class Subject:
     slope: Callable[[np.ndarray, Any], Any] | None = None
     value: Callable[[np.ndarray, Any], Any] | None = None
     default_penalty: float | None = None
-    fixed: bool = False
     way: Way = field(default_factory=Way)
     number: int = 0  # of the assignment of results to leaves that fits
 
@@ -158,9 +156,8 @@ def fitness(
         scale = yardstick(run.leaves, data, name, subject.samples_first)
         right = scale.gradient(run.leaves)
         factor = data.samples if is_sum(assigned, right, data.samples) else 1
-        probs = run.stages.get("probs")
-        seen = probs is not None and probs.shape == scale.trace(run.leaves).a[-1].T.shape
-        same = seen and np.allclose(probs, scale.trace(run.leaves).a[-1].T)
+        probs, known = run.stages.get("probs"), scale.trace(run.leaves).a[-1].T
+        same = probs is not None and probs.shape == known.shape and np.allclose(probs, known)
         shapes = sum(np.shape(assigned[leaf]) == right[leaf].shape for leaf in right)
         best = max(best, (len(right_leaves(assigned, right, factor)), int(same), shapes))
     return best
@@ -172,9 +169,9 @@ def guess_activation(subject: Subject, run: Run, data: Data, spelled_in_file: It
     assigned = subject.gradient(run)
     scores = {name: fitness(subject, run, assigned, data, [name])[:2] for name in names}
     hidden = run.stages.get("a1")
-    for name in names if hidden is not None else ():
+    for name in names:
         right = yardstick(run.leaves, data, name, subject.samples_first).trace(run.leaves).a[1].T
-        if right.shape == hidden.shape and np.allclose(right, hidden):
+        if hidden is not None and right.shape == hidden.shape and np.allclose(right, hidden):
             return name, True
     best = max(names, key=lambda name: (scores[name][1], scores[name][0]))
     return best, scores[best] > (0, 0)
