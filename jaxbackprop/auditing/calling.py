@@ -93,6 +93,8 @@ def call(function: Callable[..., Any], filled: Mapping[str, Any]) -> Any:
 
 def returned_names(function: Callable[..., Any]) -> tuple[str, ...]:
     """The names in the last `return` of a function, "" for what has none; empty if they cannot be told."""
+    if hasattr(function, "returned_names"):  # made by us
+        return function.returned_names
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
     except (OSError, TypeError, SyntaxError):

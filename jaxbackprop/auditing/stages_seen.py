@@ -80,5 +80,12 @@ def written(
     return tuple(changed)
 
 
+def one_array(thing: Any) -> tuple[tuple[str, str], ...]:
+    """The pairs of z and a that share their memory: what is written into one changes the other."""
+    kept = {plain(str(slot.path[-1])): slot.value for slot in walk(thing)}
+    pairs = [(f"z{l}", f"a{l}") for l in range(1, 10)]
+    return tuple((z, a) for z, a in pairs if z in kept and a in kept and np.shares_memory(kept[z], kept[a]))
+
+
 def same(a: np.ndarray, b: np.ndarray) -> bool:
     return a.shape == b.shape and bool(np.array_equal(a, b, equal_nan=a.dtype.kind == "f"))

@@ -27,6 +27,7 @@ SPELLINGS = {
     "silu": ("silu", "swish"),
     "gelu": ("gelu",),
 }
+ABSENT = object()
 GUESSED = ("tanh", "sigmoid", "relu", "leaky_relu")  # where the code has one activation and does not say which
 
 
@@ -46,7 +47,8 @@ class Way(NamedTuple):
         return X.copy(), y.copy()
 
 
-class Run(NamedTuple):
+@dataclass(frozen=True)
+class Run:
     """What one call made: at which parameters, what came back, and what was seen on the way.
 
     `stages` are z1, a1, …, probs, samples first. `writes` names what the backward pass changed.
@@ -57,6 +59,8 @@ class Run(NamedTuple):
     stages: dict[str, np.ndarray]
     writes: tuple[str, ...] = ()
     loss: Callable[[], float] | None = None
+    named: Mapping[str, Any] = field(default_factory=dict)  # what else it told by name
+    same: tuple[tuple[str, str], ...] = ()  # stages that are one array
 
 
 @dataclass(frozen=True)
@@ -67,8 +71,9 @@ class Subject:
     - `shapes` of W1, b1, …; `samples_first` whether a weight is (in, out).
     - `spelled`: the activations on offer, as the file spells them; empty if it has one of its own.
     - `call`: called as `call(leaves, data, way, spelled, penalty)`, with None for what is to stay as it is.
-    - `slope`, `value`: the file's own f' and f, called as `slope(z, spelled)`, if it has them.
-    - `default_penalty`: the strength of its l2 term if it can be set, else None.
+    - `slope`, `value`: the file's own f' and f, called as `slope(z, spelled, activation)`, if it has them.
+    - `penalty`: the strength of its l2 term if it can be set, else None.
+    - `function`: the backward pass, named `backward`, to look at its variables; `slope_name` is what f' is called.
     """
 
     title: str
@@ -76,9 +81,12 @@ class Subject:
     samples_first: bool
     call: Callable[[Leaves, Data, Way, Any, float | None], Run]
     spelled: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
-    slope: Callable[[np.ndarray, Any], Any] | None = None
-    value: Callable[[np.ndarray, Any], Any] | None = None
-    default_penalty: float | None = None
+    slope: Callable[[np.ndarray, Any, str], Any] | None = None
+    value: Callable[[np.ndarray, Any, str], Any] | None = None
+    penalty: float | None = None
+    function: Callable[..., Any] | None = None
+    backward: str = ""
+    slope_name: str = ""
     way: Way = field(default_factory=Way)
     number: int = 0  # of the assignment of results to leaves that fits
 
@@ -210,7 +218,7 @@ def globals_set(
     """The file's own global X, y, num_examples and reg_lambda, as functions of notebooks read them."""
     namespace = hand_in.namespace
     values: dict[str, Any] = {"X": X, "y": y, "samples": samples, "penalty": penalty}
-    before = {}
+    before: dict[str, Any] = {}
     for name, value in list(namespace.items()):
         kind = role(name)
         data = isinstance(value, np.ndarray) and kind in ("X", "y")
@@ -218,9 +226,13 @@ def globals_set(
         if (data or number) and values[kind] is not None:
             before[name], namespace[name] = value, values[kind]
     for name, value in (more or {}).items():
-        before.setdefault(name, namespace.get(name))
+        before.setdefault(name, namespace.get(name, ABSENT))
         namespace[name] = value
     try:
         yield
     finally:
-        namespace.update(before)
+        for name, value in before.items():
+            if value is ABSENT:
+                namespace.pop(name, None)
+            else:
+                namespace[name] = value
