@@ -217,7 +217,7 @@ def build(hand_in: HandIn, cls: type, backward: str, arguments: dict[str, Any], 
         if sum(bool(entry.value.ndim) for entry in found) < len(slots):
             found = entries({slot.name: slot.value for slot in kept_gradients(thing)}) or found
         kept = {str(slot.path[-1]): slot.value for slot in walk(thing)}
-        return Run(dict(leaves), found, stages, changed, own_loss, kept, shared)
+        return Run(dict(leaves), found, stages, changed, own_loss, kept, same=shared)
 
     def loss_of(leaves: Leaves, data: Data, way: Way, word: Any, penalty: float | None) -> Callable[[], float] | None:
         if loss is None or loss == backward:

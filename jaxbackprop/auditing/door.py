@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxbackprop.auditing.calling import is_gradient
 from jaxbackprop.auditing.class_form import BACKWARD, find_method
 from jaxbackprop.auditing.hand_in import HandIn, NotRun, quiet, told
 from jaxbackprop.auditing.parts import PartFinding, look_at_parts
@@ -51,7 +52,8 @@ class HandInReport:
     def ok(self) -> bool:
         """Whether all is right that the file offers."""
         wrong = any(part.wrong for outcome in self.outcomes.values() for part in outcome.parts)
-        return not wrong and not self.failed and all(outcome.report.ok for outcome in self.outcomes.values())
+        gradients = all(o.report.ok and (o.stages is None or o.stages.ok) for o in self.outcomes.values())
+        return not wrong and not self.failed and gradients
 
     @property
     def mistakes(self) -> list[str]:
@@ -59,6 +61,8 @@ class HandInReport:
         found = [part.code for outcome in self.outcomes.values() for part in outcome.parts if part.wrong]
         for outcome in self.outcomes.values():
             found += [finding.diagnosis or "unknown" for finding in outcome.report.findings if not finding.ok]
+            if outcome.report.ok and outcome.stages is not None and not outcome.stages.ok:
+                found.append("stage")
         return list(dict.fromkeys([*found, *(["raises"] if self.failed else [])]))
 
     def __str__(self) -> str:
@@ -138,7 +142,9 @@ def audit_one(hand_in: HandIn, subject: Subject, name: str, word: Any, l2: float
     report = examine(gradient, right.witness(), right.structure, right.args, rng, points=4, network=right.network,
                      layout=right.layout)  # fmt: skip
     if report.ok:
-        return Outcome(parts + other_sizes(hand_in, subject, name, word, l2, rng), report)
+        parts += other_sizes(hand_in, subject, name, word, l2, rng)
+        told_of = any(name.startswith("d") and not is_gradient(name) for name in run.told)
+        return Outcome(parts, report, wrong_stage(subject, right, leaves, run_at, all_of=True) if told_of else None)
     with quiet(hand_in.printed):
         report = name_by_slope(report, subject, right, leaves, subject.gradient(run), name, word, parts)
         by_slope = any(part.code == "slope" for part in parts)

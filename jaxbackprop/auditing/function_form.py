@@ -1,5 +1,5 @@
-"""Homework as functions: one of W1, b1, W2, b2, X and y, or of a dictionary `model`; a forward and a backward pass; or a
-training loop, as WildML's tutorial has it, of which one step is taken.
+"""Homework as functions: one of W1, b1, W2, b2, X and y, or of a dictionary `model`; a forward and a backward pass;
+or a training loop, as WildML's tutorial has it, of which one step is taken.
 """
 
 import ast
@@ -132,7 +132,7 @@ def build(hand_in: HandIn, function: Callable[..., Any], sizes: tuple[int, ...],
         own = loss_of(leaves, data, way, word, penalty)
         if own is None and len(scalars) == 1:
             own = lambda: float(scalars[0])  # noqa: E731
-        return Run(dict(leaves), gradients or found, stages, tuple(changed), own, given)
+        return Run(dict(leaves), gradients or found, stages, tuple(changed), own, given, given)
 
     def resolver(
         arrays: Mapping[str, np.ndarray], X: np.ndarray, y: np.ndarray, way: Way, word: Any, penalty: float | None,

@@ -1,4 +1,4 @@
-"""The l2 term of somebody else's code: its strength in the loss, found out by setting it, and whether the gradient has it.
+"""The l2 term of somebody else's code: its strength in the loss, found out by setting it, and in the gradient.
 
 Courses write it as reg/2 sum(W^2), as reg sum(W^2), inside or outside of the mean. What the loss does when the strength
 is changed says which; without a loss of its own the gradient says it.
@@ -18,7 +18,7 @@ LEAST = 1e-3  # a strength below shows too little
 
 
 class Penalty(NamedTuple):
-    """The strength that is set in somebody's code, the l2 of the mean loss that it amounts to, and what to say of it."""
+    """The strength that is set in somebody's code, the l2 of the mean loss that it amounts to, and a note."""
 
     strength: float = 0.0
     l2: float = 0.0

@@ -22,7 +22,7 @@ def name_by_slope(
     report: Report, subject: Subject, right: Yardstick, leaves: Leaves, got: Leaves, activation: str, word: Any,
     parts: list[PartFinding],
 ) -> Report:  # fmt: skip
-    """The report, in which leaves that are wrong without a name are named if the file's own f' makes them what they are.
+    """The report, in which leaves that are wrong without a name are named if the file's own f' makes them so.
 
     `got` is the gradient at `leaves`.
     """
@@ -53,11 +53,16 @@ def name_by_slope(
 
 
 def wrong_stage(
-    subject: Subject, right: Yardstick, leaves: Leaves, run_at: Callable[[Leaves], Run]
+    subject: Subject,
+    right: Yardstick,
+    leaves: Leaves,
+    run_at: Callable[[Leaves], Run],
+    all_of: bool = False,
 ) -> StageReport | None:
     """What is found stage by stage, by the names of the file, as far as it keeps its stages; None if it keeps no delta.
 
-    A delta from which its layer's gradients do not follow is something else by that name, and not looked at.
+    A delta from which its layer's gradients do not follow is something else by that name, and not looked at; unless
+    `all_of` them are to be right.
     """
     units = [z.shape[0] for z in right.trace(leaves).z[1:]]
     samples, theirs = right.trace(leaves).samples, dict[str, str]()
@@ -84,7 +89,7 @@ def wrong_stage(
         for stage in [name for name in verdicts if name.startswith("dz") and verdicts[name] == "wrong"]:
             if "wrong" in (verdicts.get(f"dW{stage[2:]}"), verdicts.get(f"db{stage[2:]}")):
                 left_out.add(stage)
-        if left_out:
+        if left_out and not all_of:
             report = look_at_stages(stages_fn, right.network, right.structure, right.args, errors=known_errors)
     except Exception:  # somebody's stages may be anything
         return None

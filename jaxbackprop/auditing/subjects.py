@@ -59,7 +59,8 @@ class Run:
     stages: dict[str, np.ndarray]
     writes: tuple[str, ...] = ()
     loss: Callable[[], float] | None = None
-    named: Mapping[str, Any] = field(default_factory=dict)  # what else it told by name
+    named: Mapping[str, Any] = field(default_factory=dict)  # what else it keeps by name
+    told: Mapping[str, Any] = field(default_factory=dict)  # what it returned by name
     same: tuple[tuple[str, str], ...] = ()  # stages that are one array
 
 

@@ -88,7 +88,8 @@ def operation(name: str, params: dict[str, Any], inputs: Sequence[Any]) -> Any:
     if name == "squeeze":
         return np.squeeze(inputs[0], axis=params["dimensions"])
     if name == "slice":
-        bounds = zip(params["start_indices"], params["limit_indices"], params["strides"] or inputs[0].ndim * (1,))
+        steps = params["strides"] or [1] * inputs[0].ndim
+        bounds = zip(params["start_indices"], params["limit_indices"], steps, strict=True)
         return inputs[0][tuple(slice(*each) for each in bounds)]
     if name == "split":
         return np.split(inputs[0], np.cumsum(params["sizes"])[:-1], axis=params["axis"])

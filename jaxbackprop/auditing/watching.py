@@ -15,7 +15,7 @@ from jaxbackprop.auditing.calling import is_gradient, leaf_kind, name_of, plain
 @contextlib.contextmanager
 def watched(function: Callable[..., Any] | None) -> Iterator[dict[str, Any]]:
     """The local variables of a Python function as its last call leaves them."""
-    code, seen = getattr(function, "__code__", None), {}
+    code, seen = getattr(function, "__code__", None), dict[str, Any]()
     before = sys.getprofile()
 
     def note(frame: Any, event: str, _: Any) -> None:
@@ -23,11 +23,14 @@ def watched(function: Callable[..., Any] | None) -> Iterator[dict[str, Any]]:
             seen.clear()
             seen.update(frame.f_locals)
 
+    if before is not None:  # a profiler is at work already: nothing is seen
+        yield seen
+        return
     sys.setprofile(note)
     try:
         yield seen
     finally:
-        sys.setprofile(before)
+        sys.setprofile(None)
 
 
 def errors_seen(names: Mapping[str, Any], samples: int, units: list[int], rows: bool) -> dict[str, tuple[str, Any]]:
