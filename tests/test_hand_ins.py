@@ -72,7 +72,7 @@ def results(base, namespace, leaves, X, y):
                 return net.calculate_loss(X, y), [dW1, db1, dW2, db2]
 
             gradient, without = ask(leaves, 0.1)[1], ask(leaves, 0.0)[1]
-            penalty = lambda leaves: ask(leaves, 0.1)[0] - ask(leaves, 0.0)[0]  # noqa: B023, E731
+            penalty = lambda leaves: ask(leaves, 0.1)[0] - ask(leaves, 0.0)[0]  # noqa: E731
             yield leaves, gradient, kind, None if np.allclose(gradient[0], without[0]) else penalty
     elif base is DEEP:
         for kind in ("tanh", "sigmoid"):
@@ -168,7 +168,7 @@ def test_the_corpus(number, tmp_path, outcomes):
         text, ok, mistakes = examine_file(hand_in, None, None, l2=0.0, one_hot=False, classes=2, seed=0)
     assert ok == right, text
     assert set(mistakes) <= {*codes, "unknown"}, text  # no name is false
-    outcomes.append(right or bool(codes) and mistakes[0] in codes)
+    outcomes.append(right or (bool(codes) and mistakes[0] in codes))
 
 
 def test_nearly_all_first_diagnoses_are_right(outcomes):

@@ -180,9 +180,9 @@ def assignments(found: Sequence[Entry], shapes: Mapping[str, tuple[int, ...]]) -
     for order in list(permutations(left, len(rest)))[:24]:
         yield by_shape | dict(zip(rest, order, strict=True))
     usual = [[f"W{l}" for l in range(1, depth + 1)] + [f"b{l}" for l in range(1, depth + 1)], list(shapes)]
-    for order in (*usual, usual[1][::-1]):
-        if len(arrays) == len(order):
-            yield dict(zip(order, arrays, strict=True))
+    for names in (*usual, usual[1][::-1]):
+        if len(arrays) == len(names):
+            yield dict(zip(names, arrays, strict=True))
 
 
 def place(name: str) -> tuple[int, str]:

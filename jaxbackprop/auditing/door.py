@@ -66,15 +66,27 @@ class HandInReport:
         return list(dict.fromkeys([*found, *(["raises"] if self.failed else [])]))
 
     def __str__(self) -> str:
-        blocks = [self.title]
+        blocks, signs = [self.title], dict[str, list[tuple[str, str | None]]]()
         for name, (parts, report, stages) in self.outcomes.items():
             told_of = [wrap(("Wrong: " if part.wrong else "Note: ") + part.sentence + ".") for part in parts]
             body = str(report) if not report.ok or len(self.outcomes) == 1 else report.headline
             blocks.append("\n".join([f"{name}:", *told_of, body]))
+            same = next(
+                (other for other, found in signs.items() if not report.ok and found and found == sign(report)), None
+            )
+            if same is not None:
+                blocks[-1] = "\n".join([f"{name}:", *told_of, f"{report.headline} The mistakes are those of {same}."])
+                continue
+            signs[name] = sign(report)
             if stages is not None and not stages.ok:
                 blocks.append(str(stages))
         blocks += [wrap(f"{name}: could not be run: {error}.") for name, error in self.failed.items()]
         return "\n\n".join(blocks)
+
+
+def sign(report: Report) -> list[tuple[str, str | None]]:
+    """By what two activations' reports are the same: named mistakes in the same leaves; what has no name never is."""
+    return [(finding.path, finding.diagnosis) for finding in report.findings if finding.diagnosis]
 
 
 def audit_subject(hand_in: HandIn, subject: Subject, *, only: str | None, l2: float, seed: int) -> HandInReport:
@@ -149,6 +161,8 @@ def audit_one(hand_in: HandIn, subject: Subject, name: str, word: Any, l2: float
         report = name_by_slope(report, subject, right, leaves, subject.gradient(run), name, word, parts)
         by_slope = any(part.code == "slope" for part in parts)
         stages = None if by_slope else wrong_stage(subject, right, leaves, run_at)
+        if stages is not None and (stages.first_wrong or "dW").startswith(("dW", "db")):
+            stages = None  # the gradient's own report says as much
     parts, report = add_lines(hand_in, subject, name, parts, report, stages)
     return Outcome(parts, report, stages)
 

@@ -183,7 +183,7 @@ def build(hand_in: HandIn, function: Callable[..., Any], sizes: tuple[int, ...],
             return None
 
         def value_of_loss() -> float:
-            with globals_set(hand_in, X, y, data.samples, penalty):
+            with globals_set(hand_in, X, y, data.samples, penalty, {n: resolve(n) for n in free_names(loss, hand_in)}):
                 return float(np.asarray(call(loss, fill(loss, resolve))).reshape(()))
 
         return value_of_loss

@@ -1,7 +1,7 @@
 """Where in somebody's code a wrong gradient is made: their f', the first wrong stage, and the line of either."""
 
 import ast
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -34,10 +34,7 @@ def name_by_slope(
         if any(slope is None for slope in slopes):
             continue
         for factor in (1.0, float(t.samples)):
-            steps = Steps(
-                error=lambda t, factor=factor: factor * (t.a[-1] - t.y) / t.samples,
-                slope=lambda t, l, slopes=slopes: slopes[l - 1],
-            )
+            steps = with_slopes(slopes, factor)
             for l2 in (t.l2, factor * t.l2):
                 made = right.layout.leaves(backward(t._replace(l2=l2), steps))
                 if len(right_leaves(got, dict(zip(leaves, made, strict=True)))) == len(leaves):
@@ -50,6 +47,14 @@ def name_by_slope(
                     ]
                     return replace(report, findings=tuple(findings))
     return report
+
+
+def with_slopes(slopes: Sequence[Any], factor: float) -> Steps:
+    """A backward pass that multiplies by these slopes, one array a hidden layer, and its data term by a factor."""
+    return Steps(
+        error=lambda t: factor * (t.a[-1] - t.y) / t.samples,
+        slope=lambda t, l: slopes[l - 1],
+    )
 
 
 def wrong_stage(
@@ -162,12 +167,9 @@ def line_of_branch(tree: ast.Module, function: str, activation: str) -> int | No
     """The line of a function that is for one activation: below an `if` that has its name; else where it starts."""
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef) and node.name == function:
-            for inner in ast.walk(node):
-                words = (
-                    [p.value for p in ast.walk(inner.test) if isinstance(p, ast.Constant)]
-                    if isinstance(inner, ast.If)
-                    else []
-                )
-                if any(isinstance(word, str) and our_name(word) == activation for word in words):
-                    return inner.body[0].lineno
+            for branch in ast.walk(node):
+                if isinstance(branch, ast.If):
+                    words = [part.value for part in ast.walk(branch.test) if isinstance(part, ast.Constant)]
+                    if any(isinstance(word, str) and our_name(word) == activation for word in words):
+                        return branch.body[0].lineno
     return line_of_function(tree, function) if function else None

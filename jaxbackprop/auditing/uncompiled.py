@@ -24,6 +24,7 @@ ELEMENTWISE: dict[str, Callable[..., Any]] = {
     "or": np.logical_or, "not": np.logical_not, "is_finite": np.isfinite, "stop_gradient": np.asarray,
     "copy": np.asarray, "logistic": lambda x: np.exp(-np.logaddexp(0, -x)),
 }  # fmt: skip
+REDUCTIONS: dict[str, Callable[..., Any]] = {"reduce_sum": np.sum, "reduce_max": np.max, "reduce_min": np.min}
 INNER = {"jit": "jaxpr", "pjit": "jaxpr", "custom_jvp_call": "call_jaxpr", "custom_vjp_call": "call_jaxpr"}
 
 
@@ -101,8 +102,7 @@ def operation(name: str, params: dict[str, Any], inputs: Sequence[Any]) -> Any:
     if name == "concatenate":
         return np.concatenate(inputs, axis=params["dimension"])
     if name in ("reduce_sum", "reduce_max", "reduce_min"):
-        reduce = {"reduce_sum": np.sum, "reduce_max": np.max, "reduce_min": np.min}[name]
-        return reduce(inputs[0], axis=params["axes"])
+        return REDUCTIONS[name](inputs[0], axis=params["axes"])
     raise Unknown(name)
 
 
