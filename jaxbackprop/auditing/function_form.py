@@ -188,7 +188,7 @@ def build(hand_in: HandIn, function: Callable[..., Any], sizes: tuple[int, ...],
 
         return value_of_loss
 
-    title = f"{function.__name__}({', '.join(names)}) of {hand_in.path.name}"
+    title = getattr(function, "title", f"{function.__name__}({', '.join(names)})") + f" of {hand_in.path.name}"
     strength = 0.0 if by_argument else next(iter(strengths), None)
     return Subject(
         title, shapes, samples_first, run, spelled, of_activation(hand_in, True), of_activation(hand_in, False),
@@ -296,6 +296,7 @@ def one_step(hand_in: HandIn, function: Callable[..., Any]) -> Callable[..., Any
         exec(compile(tree, str(hand_in.path), "exec"), namespace)
         cut, namespace[node.name] = namespace[node.name], before
         cut.returned_names = tuple(gradients)
+        cut.title = f"one step of the loop in {node.name}({', '.join(known)})"
         return cut
     return None
 
