@@ -147,7 +147,7 @@ def name_stages(values: Mapping[str, Any], layout: Layout) -> dict[str, str]:
     """
     depth = len(layout.pairs)
     errors = [int(match[2]) for match in map(re.compile(r"(delta|dz)(\d+)$").match, values) if match]
-    shift = max(errors, default=depth) - depth  # the document numbers delta one above its z
+    shift = max([depth, *errors]) - depth  # the document numbers delta one above its z
     names = {}
     for name in values:
         match = re.match(r"(z|a|delta|dz|dW|db)(\d+)$", name)

@@ -121,7 +121,7 @@ def settle(subject: Subject, ways: Iterable[Way], hand_in: HandIn, rng: np.rando
     data = draw_data(subject.features, subject.classes, SAMPLES, rng)
     options = [(name, spelling) for name, spellings in subject.spelled.items() for spelling in spellings]
     first_error: BaseException | None = None
-    best, best_score = None, (-1, -1, -1)
+    best, best_score = None, (-1, -1, -1, -1)
     for way in ways:
         for name, spelling in options or [("", None)]:
             try:
@@ -158,9 +158,11 @@ def missing(subject: Subject, run: Run) -> str:
 
 def fitness(
     subject: Subject, run: Run, assigned: Mapping[str, np.ndarray], data: Data, names: Iterable[str]
-) -> tuple[int, int, int]:
-    """How well results fit: the leaves that are right, whether y-hat is, the leaves whose shapes are."""
-    best = (0, 0, 0)
+) -> tuple[int, int, int, int]:
+    """How well results fit: the leaves that are right, whether y-hat is, the leaves that are a multiple of what is
+    right, and those whose shapes are.
+    """
+    best = (0, 0, 0, 0)
     for name in names:
         scale = yardstick(run.leaves, data, name, subject.samples_first)
         right = scale.gradient(run.leaves)
@@ -168,8 +170,24 @@ def fitness(
         probs, known = run.stages.get("probs"), scale.trace(run.leaves).a[-1].T
         same = probs is not None and probs.shape == known.shape and np.allclose(probs, known)
         shapes = sum(np.shape(assigned[leaf]) == right[leaf].shape for leaf in right)
-        best = max(best, (len(right_leaves(assigned, right, factor)), int(same), shapes))
+        best = max(
+            best,
+            (
+                len(right_leaves(assigned, right, factor)),
+                int(same),
+                sum(parallel(assigned[n], leaf) for n, leaf in right.items()),
+                shapes,
+            ),
+        )
     return best
+
+
+def parallel(got: np.ndarray, right: np.ndarray) -> bool:
+    """Whether one is a multiple of the other: a turned sign, a sum for a mean."""
+    if np.size(got) != right.size or not np.isfinite(got).all():
+        return False
+    a, b = np.asarray(got, np.float64).reshape(-1), right.reshape(-1)
+    return bool(abs(a @ b) > (1 - 1e-6) * np.linalg.norm(a) * np.linalg.norm(b) > 0)
 
 
 def guess_activation(subject: Subject, run: Run, data: Data, spelled_in_file: Iterable[str]) -> tuple[str, bool]:
