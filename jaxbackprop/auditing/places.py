@@ -76,7 +76,7 @@ def wrong_stage(
         with watched(subject.function) as seen:
             run = run_at(params._asdict())
         gradient = subject.gradient(run)
-        errors = errors_seen({**run.named, **seen}, samples, units, subject.way.rows)
+        errors = errors_seen({**run.named, **seen, **run.told}, samples, units, subject.way.rows)
         theirs.update({stage: name for stage, (name, _) in errors.items()})
         first = {name: array for name, array in run.stages.items() if name != "probs" and int(name[1:]) <= len(units)}
         first = {name: array for name, array in first.items() if array.shape == (samples, units[int(name[1:]) - 1])}
