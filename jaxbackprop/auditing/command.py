@@ -55,26 +55,28 @@ def main(
     tried; its forward pass, its loss and its f' are looked at before the gradient. The gradient of the sum over the
     samples is as right as that of their mean.
 
-    A function of a network with one hidden layer, in NumPy, samples first:
+    Functions: a forward and a backward pass that hand each other a cache and a dictionary of parameters, features or
+    samples first; a function of such a dictionary `model`; a training loop as build_model of WildML's tutorial, of
+    which one step is taken; or, for one hidden layer,
 
         def gradient(W1, b1, W2, b2, X, y):
             ...
             return dW1, db1, dW2, db2
 
     with W1 (features, hidden), b1 (1, hidden), W2 (hidden, classes), b2 (1, classes), X (samples, features) and y the
-    labels 0, 1, ... (samples,), or one-hot (samples, classes) with --one-hot. It may have the gradient of the penalty
-    l2/2 * (sum(W1**2) + sum(W2**2)), said by --l2. Instead of the four arrays it may return a dict of them, and of z1,
-    a1, z2, y_hat, delta3 and delta2 too: then every stage is looked at.
+    labels 0, 1, ... (samples,), or one-hot (samples, classes); which, is found out by trying. The gradient may include
+    that of an l2 penalty: how strong it is, is found out by the file's own loss, or said by --l2. Instead of the four
+    arrays it may return a dict of them, and of z1, a1, z2, y_hat, delta3 and delta2 too: then every stage is looked at.
 
     The exit status is 0 if the gradient is right, 1 if it is wrong, 2 if it could not be run.
 
     Args:
         target: The file, also with a name as homework.py:gradient.
         name: The class or function in it, if there are several.
-        activation: Of the hidden layer; all that a class offers, or tanh for a function.
-        l2: The strength of the penalty on the weights, if your gradient includes one.
-        one_hot: Hand over y one-hot instead of as labels.
-        classes: How many a class is tried with.
+        activation: Of the hidden layer; all that the file offers.
+        l2: The strength of the penalty l2/2 sum(W**2), if your gradient includes one that cannot be set.
+        one_hot: Hand over y one-hot, and do not try labels.
+        classes: How many classes the network is tried with.
         all: Audit all files of this folder, each in a process and a temporary folder of its own. It is no sandbox.
         csv: Write one row a file there: verdict, mistakes, seconds.
         seconds: The time limit for each file of a folder.

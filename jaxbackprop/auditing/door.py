@@ -67,8 +67,11 @@ class HandInReport:
 
     def __str__(self) -> str:
         blocks, signs = [self.title], dict[str, list[tuple[str, str | None]]]()
+        known: set[PartFinding] = set()  # a note is told once
         for name, (parts, report, stages) in self.outcomes.items():
-            told_of = [wrap(("Wrong: " if part.wrong else "Note: ") + part.sentence + ".") for part in parts]
+            new = [part for part in parts if part.wrong or part not in known]
+            known.update(parts)
+            told_of = [wrap(("Wrong: " if part.wrong else "Note: ") + part.sentence + ".") for part in new]
             body = str(report) if not report.ok or len(self.outcomes) == 1 else report.headline
             blocks.append("\n".join([f"{name}:", *told_of, body]))
             same = next(
