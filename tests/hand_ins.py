@@ -89,41 +89,398 @@ def gradient(W1, b1, W2, b2, X, y):
     return dW1, db1, dW2, db2
 """
 
+COURSE = """
+import numpy as np
+from sklearn import datasets, linear_model
+import matplotlib.pyplot as plt
+
+def generate_data():
+    np.random.seed(0)
+    return datasets.make_moons(200, noise=0.20)
+
+class NeuralNetwork(object):
+    def __init__(self, nn_input_dim, nn_hidden_dim, nn_output_dim, actFun_type="tanh", reg_lambda=0.01, seed=0):
+        self.nn_input_dim = nn_input_dim
+        self.nn_hidden_dim = nn_hidden_dim
+        self.nn_output_dim = nn_output_dim
+        self.actFun_type = actFun_type
+        self.reg_lambda = reg_lambda
+        np.random.seed(seed)
+        self.W1 = np.random.randn(self.nn_input_dim, self.nn_hidden_dim) / np.sqrt(self.nn_input_dim)
+        self.b1 = np.zeros((1, self.nn_hidden_dim))
+        self.W2 = np.random.randn(self.nn_hidden_dim, self.nn_output_dim) / np.sqrt(self.nn_hidden_dim)
+        self.b2 = np.zeros((1, self.nn_output_dim))
+
+    def actFun(self, z, type):
+        if type == "tanh":
+            return np.tanh(z)
+        elif type == "sigmoid":
+            return 1 / (1 + np.exp(-z))
+        elif type == "relu":
+            return np.maximum(z, 0)
+
+    def diff_actFun(self, z, type):
+        if type == "tanh":
+            return 1 - np.tanh(z) ** 2
+        elif type == "sigmoid":
+            s = 1 / (1 + np.exp(-z))
+            return s * (1 - s)
+        elif type == "relu":
+            return np.where(z > 0, 1.0, 0.0)
+
+    def feedforward(self, X, actFun):
+        self.z1 = X @ self.W1 + self.b1
+        self.a1 = actFun(self.z1)
+        self.z2 = self.a1 @ self.W2 + self.b2
+        exp_scores = np.exp(self.z2)
+        self.probs = exp_scores / np.sum(exp_scores, axis=1, keepdims=True)
+        return None
+
+    def calculate_loss(self, X, y):
+        num_examples = len(X)
+        self.feedforward(X, lambda x: self.actFun(x, type=self.actFun_type))
+        data_loss = np.sum(-np.log(self.probs[range(num_examples), y]))
+        data_loss += self.reg_lambda / 2 * (np.sum(np.square(self.W1)) + np.sum(np.square(self.W2)))
+        return (1.0 / num_examples) * data_loss
+
+    def predict(self, X):
+        self.feedforward(X, lambda x: self.actFun(x, type=self.actFun_type))
+        return np.argmax(self.probs, axis=1)
+
+    def backprop(self, X, y):
+        num_examples = len(X)
+        delta3 = self.probs.copy()
+        delta3[range(num_examples), y] -= 1
+        delta2 = delta3.dot(self.W2.T) * self.diff_actFun(self.z1, self.actFun_type)
+        dW2 = self.a1.T.dot(delta3)
+        db2 = np.sum(delta3, axis=0, keepdims=True)
+        dW1 = X.T.dot(delta2)
+        db1 = np.sum(delta2, axis=0)
+        return dW1, dW2, db1, db2
+
+    def fit_model(self, X, y, epsilon=0.01, num_passes=20000, print_loss=True):
+        for i in range(0, num_passes):
+            self.feedforward(X, lambda x: self.actFun(x, type=self.actFun_type))
+            dW1, dW2, db1, db2 = self.backprop(X, y)
+            dW2 += self.reg_lambda * self.W2
+            dW1 += self.reg_lambda * self.W1
+            self.W1 += -epsilon * dW1
+            self.b1 += -epsilon * db1
+            self.W2 += -epsilon * dW2
+            self.b2 += -epsilon * db2
+
+def main():
+    X, y = generate_data()
+    model = NeuralNetwork(nn_input_dim=2, nn_hidden_dim=3, nn_output_dim=2, actFun_type="tanh")
+    model.fit_model(X, y)
+
+if __name__ == "__main__":
+    main()
+"""
+
+DEEP = """
+import numpy as np
+
+class Layer:
+    def __init__(self, n_in, n_out):
+        self.W = np.random.randn(n_in, n_out) / np.sqrt(n_in)
+        self.b = np.zeros((1, n_out))
+
+    def feedforward(self, inp):
+        self.inp = inp
+        self.z = inp @ self.W + self.b
+        return self.z
+
+    def backprop(self, dz):
+        self.dW = self.inp.T @ dz
+        self.db = dz.sum(axis=0, keepdims=True)
+        return dz @ self.W.T
+
+class NeuralNetwork:
+    def actFun(self, z, type):
+        return np.tanh(z) if type == "tanh" else 1 / (1 + np.exp(-z))
+
+    def diff_actFun(self, z, type):
+        a = self.actFun(z, type)
+        return 1 - a * a if type == "tanh" else a * (1 - a)
+
+class DeepNeuralNetwork(NeuralNetwork):
+    def __init__(self, layer_sizes, actFun_type="tanh"):
+        self.actFun_type = actFun_type
+        self.layers = [Layer(i, o) for i, o in zip(layer_sizes[:-1], layer_sizes[1:])]
+
+    def feedforward(self, X):
+        a = X
+        for layer in self.layers[:-1]:
+            a = self.actFun(layer.feedforward(a), self.actFun_type)
+        z = self.layers[-1].feedforward(a)
+        e = np.exp(z - z.max(axis=1, keepdims=True))
+        self.probs = e / e.sum(axis=1, keepdims=True)
+        return self.probs
+
+    def backprop(self, X, y):
+        delta = self.probs.copy()
+        delta[np.arange(len(X)), y] -= 1
+        delta = delta / len(X)
+        back = self.layers[-1].backprop(delta)
+        for layer in reversed(self.layers[:-1]):
+            back = layer.backprop(back * self.diff_actFun(layer.z, self.actFun_type))
+"""
+
+MODEL = """
+import numpy as np
+
+num_examples = 200
+nn_input_dim = 2
+nn_output_dim = 2
+epsilon = 0.01
+reg_lambda = 0.01
+
+def calculate_loss(model):
+    W1, b1, W2, b2 = model["W1"], model["b1"], model["W2"], model["b2"]
+    a1 = np.tanh(X.dot(W1) + b1)
+    exp_scores = np.exp(a1.dot(W2) + b2)
+    probs = exp_scores / np.sum(exp_scores, axis=1, keepdims=True)
+    data_loss = np.sum(-np.log(probs[range(num_examples), y]))
+    data_loss += reg_lambda / 2 * (np.sum(np.square(W1)) + np.sum(np.square(W2)))
+    return 1.0 / num_examples * data_loss
+
+def build_model(nn_hdim, num_passes=20000, print_loss=False):
+    np.random.seed(0)
+    W1 = np.random.randn(nn_input_dim, nn_hdim) / np.sqrt(nn_input_dim)
+    b1 = np.zeros((1, nn_hdim))
+    W2 = np.random.randn(nn_hdim, nn_output_dim) / np.sqrt(nn_hdim)
+    b2 = np.zeros((1, nn_output_dim))
+    model = {}
+    for i in range(0, num_passes):
+        z1 = X.dot(W1) + b1
+        a1 = np.tanh(z1)
+        z2 = a1.dot(W2) + b2
+        exp_scores = np.exp(z2)
+        probs = exp_scores / np.sum(exp_scores, axis=1, keepdims=True)
+        delta3 = probs
+        delta3[range(num_examples), y] -= 1
+        dW2 = (a1.T).dot(delta3)
+        db2 = np.sum(delta3, axis=0, keepdims=True)
+        delta2 = delta3.dot(W2.T) * (1 - np.power(a1, 2))
+        dW1 = np.dot(X.T, delta2)
+        db1 = np.sum(delta2, axis=0)
+        dW2 += reg_lambda * W2
+        dW1 += reg_lambda * W1
+        W1 += -epsilon * dW1
+        b1 += -epsilon * db1
+        W2 += -epsilon * dW2
+        b2 += -epsilon * db2
+        model = {"W1": W1, "b1": b1, "W2": W2, "b2": b2}
+        if print_loss and i % 1000 == 0:
+            print("Loss after iteration %i: %f" % (i, calculate_loss(model)))
+    return model
+"""
+
+PAIR = """
+import numpy as np
+
+def softmax(Z):
+    e = np.exp(Z - Z.max(axis=0, keepdims=True))
+    return e / e.sum(axis=0, keepdims=True)
+
+def forward_propagation(X, parameters):
+    W1, b1, W2, b2 = parameters["W1"], parameters["b1"], parameters["W2"], parameters["b2"]
+    Z1 = np.dot(W1, X) + b1
+    A1 = np.tanh(Z1)
+    Z2 = np.dot(W2, A1) + b2
+    A2 = softmax(Z2)
+    cache = {"Z1": Z1, "A1": A1, "Z2": Z2, "A2": A2}
+    return A2, cache
+
+def backward_propagation(parameters, cache, X, Y):
+    m = X.shape[1]
+    W2 = parameters["W2"]
+    A1, A2 = cache["A1"], cache["A2"]
+    dZ2 = A2 - Y
+    dW2 = np.dot(dZ2, A1.T) / m
+    db2 = np.sum(dZ2, axis=1, keepdims=True) / m
+    dZ1 = np.dot(W2.T, dZ2) * (1 - np.power(A1, 2))
+    dW1 = np.dot(dZ1, X.T) / m
+    db1 = np.sum(dZ1, axis=1, keepdims=True) / m
+    grads = {"dW1": dW1, "db1": db1, "dW2": dW2, "db2": db2}
+    return grads
+"""
+
+MATRIX = """
+import numpy as np
+
+class MatrixNet:
+    def __init__(self, inputSize, hiddenSize, outputSize):
+        self.W1 = np.matrix(np.random.randn(inputSize, hiddenSize))
+        self.b1 = np.matrix(np.zeros((1, hiddenSize)))
+        self.W2 = np.matrix(np.random.randn(hiddenSize, outputSize))
+        self.b2 = np.matrix(np.zeros((1, outputSize)))
+
+    def forward(self, X):
+        self.z1 = np.matrix(X) * self.W1 + self.b1
+        self.a1 = 1 / (1 + np.exp(-self.z1))
+        e = np.exp(self.a1 * self.W2 + self.b2)
+        self.yHat = e / np.sum(e, axis=1)
+        return self.yHat
+
+    def backward(self, X, Y):
+        delta = self.yHat - Y
+        self.dW2 = self.a1.T * delta
+        self.db2 = np.sum(delta, axis=0)
+        deltaHidden = np.multiply(delta * self.W2.T, np.multiply(self.a1, 1 - self.a1))
+        self.dW1 = np.matrix(X).T * deltaHidden
+        self.db1 = np.sum(deltaHidden, axis=0)
+"""
+
+HARD = """
+import numpy as np
+
+class TwoClassNet:
+    def __init__(self):
+        self.w_hidden = np.random.randn(2, 3)
+        self.b_hidden = np.zeros(3)
+        self.w_output = np.random.randn(3, 2)
+        self.b_output = np.zeros(2)
+
+    def relu(self, x):
+        return x * (x > 0)
+
+    def compute_gradients(self, x, labels):
+        h = self.relu(x @ self.w_hidden + self.b_hidden)
+        scores = h @ self.w_output + self.b_output
+        p0 = np.exp(scores[:, 0]) / (np.exp(scores[:, 0]) + np.exp(scores[:, 1]))
+        p = np.stack([p0, 1 - p0], axis=1)
+        print("probabilities", p[:2])
+        t = np.stack([1 - labels, labels], axis=1)
+        d_out = (p - t) / len(x)
+        d_hid = d_out @ self.w_output.T
+        d_hid[h <= 0] = 0
+        return {
+            "w_hidden": x.T @ d_hid,
+            "b_hidden": d_hid.sum(0),
+            "w_output": h.T @ d_out,
+            "b_output": d_out.sum(0),
+        }
+"""
+
 # Source, what is replaced by what, whether it is right, and the codes that may be named.
+SLOPE = ("slope", "wrong_slope")
+L2_IN = (
+    "dW1 = X.T.dot(delta2)",
+    "dW1 = X.T.dot(delta2) + self.reg_lambda * self.W1\n        dW2 += self.reg_lambda * self.W2",
+)
 HAND_INS = [
-    (CS231N, "", "", True, ()),
-    (CS231N, "d /= N", "pass", True, ()),
-    (CS231N, "np.maximum(0, X.dot(W1) + b1)", "np.maximum(X.dot(np.asmatrix(W1)).A + b1, 0)", True, ()),
-    (CS231N, "dh[h <= 0] = 0", "pass", False, ("slope_missing", "slope_mask_ones", "mask_always_one")),
-    (CS231N, "dh[h <= 0] = 0", "dh[dh <= 0] = 0", False, ()),
-    (CS231N, "d[np.arange(N), y] -= 1", "pass", False, ("delta_without_y",)),
-    (CS231N, "d.sum(axis=0)}", "d.mean(axis=0)}", False, ("mean_twice",)),
-    (CS231N, 'grads["b1"] = dh.sum(axis=0)', 'grads["b1"] = -dh.sum(axis=0)', False, ("sign",)),
-    (LISTS, "", "", True, ()),
-    (LISTS, "/ len(x)", "", True, ()),
-    (LISTS, "return dWs, dbs", "return dbs, dWs", True, ()),
-    (LISTS, "1 - a**2", "1 - a", False, ("tanh_slope_not_squared", "slope_is_1_minus_a")),
-    (LISTS, "a * (1 - a)", "a", False, ("sigmoid_slope_unfinished", "slope_is_a")),
-    (LISTS, "a * (1 - a)", "1", False, ("slope_missing",)),
-    (LISTS, "(self.outs[-1] - yOneHot)", "(yOneHot - self.outs[-1])", False, ("delta_sign", "sign")),
-    (FUNCTION, "", "", True, ()),
-    (FUNCTION, "(1 - a1[n] ** 2)", "(1 - a1[n])", False, ("tanh_slope_not_squared", "slope_is_1_minus_a")),
-    (FUNCTION, "* (1 - a1[n] ** 2)", "", False, ("slope_missing",)),
-    (FUNCTION, "db1 += dz / N", "db1 += dz", False, ("sum_not_mean",)),
-    (FUNCTION, "d[y[n]] -= 1", "pass", False, ("delta_without_y",)),
-    (FUNCTION, "db2 += d / N", "db2 = d / N", False, ("few_samples",)),
-    (CS231N, "d /= N", "d = d / N / N", False, ("mean_twice",)),
-    (CS231N, "X.T.dot(dh) + reg * W1", "-X.T.dot(dh) + reg * W1", False, ("sign",)),
-    (CS231N, "h.T.dot(d) + reg", "np.maximum(h - 1, 0).T.dot(d) + reg", False, ()),
-    (CS231N, "p = np.exp(scores - scores.max(axis=1, keepdims=True))", "p = np.exp(scores)", True, ()),
-    (CS231N, "d.sum(axis=0)}", "d.sum(axis=0, keepdims=True)}", True, ()),
-    (CS231N, "dh.sum(axis=0)", "2 * dh.sum(axis=0)", False, ("double",)),
-    (LISTS, "delta.sum(0, keepdims=True)", "delta.sum(0)", True, ()),
-    (LISTS, "actType", "activation_type", True, ()),
-    (LISTS, "1 - a**2", "1 + a**2", False, ("tanh_slope_sign",)),
-    (LISTS, "a * (1 - a)", "a * (1 + a)", False, ("sigmoid_slope_sign",)),
-    (LISTS, "/ len(x)", "/ len(x) ** 2", False, ("mean_twice",)),
-    (FUNCTION, "(1 - a1[n] ** 2)", "(1 + a1[n] ** 2)", False, ("tanh_slope_sign",)),
-    (FUNCTION, "dW1 += np.outer(X[n], dz) / N", "dW1 -= np.outer(X[n], dz) / N", False, ("sign",)),
-    (FUNCTION, "/ N", "", True, ()),
+    (CS231N, [], True, ()),
+    (CS231N, [("d /= N", "pass")], True, ()),
+    (CS231N, [("np.maximum(0, X.dot(W1) + b1)", "np.maximum(X.dot(np.asmatrix(W1)).A + b1, 0)")], True, ()),
+    (CS231N, [("dh[h <= 0] = 0", "pass")], False, ("slope_missing", "slope_mask_ones", "mask_always_one")),
+    (CS231N, [("dh[h <= 0] = 0", "dh[dh <= 0] = 0")], False, ()),
+    (CS231N, [("d[np.arange(N), y] -= 1", "pass")], False, ("delta_without_y",)),
+    (CS231N, [("d.sum(axis=0)}", "d.mean(axis=0)}")], False, ("mean_twice",)),
+    (CS231N, [('grads["b1"] = dh.sum(axis=0)', 'grads["b1"] = -dh.sum(axis=0)')], False, ("sign",)),
+    (LISTS, [], True, ()),
+    (LISTS, [("/ len(x)", "")], True, ()),
+    (LISTS, [("return dWs, dbs", "return dbs, dWs")], True, ()),
+    (LISTS, [("1 - a**2", "1 - a")], False, ("tanh_slope_not_squared", "slope_is_1_minus_a")),
+    (LISTS, [("a * (1 - a)", "a")], False, ("sigmoid_slope_unfinished", "slope_is_a")),
+    (LISTS, [("a * (1 - a)", "1")], False, ("slope_missing",)),
+    (LISTS, [("(self.outs[-1] - yOneHot)", "(yOneHot - self.outs[-1])")], False, ("delta_sign", "sign")),
+    (FUNCTION, [], True, ()),
+    (FUNCTION, [("(1 - a1[n] ** 2)", "(1 - a1[n])")], False, ("tanh_slope_not_squared", "slope_is_1_minus_a")),
+    (FUNCTION, [("* (1 - a1[n] ** 2)", "")], False, ("slope_missing",)),
+    (FUNCTION, [("db1 += dz / N", "db1 += dz")], False, ("sum_not_mean",)),
+    (FUNCTION, [("d[y[n]] -= 1", "pass")], False, ("delta_without_y",)),
+    (FUNCTION, [("db2 += d / N", "db2 = d / N")], False, ("few_samples",)),
+    (CS231N, [("d /= N", "d = d / N / N")], False, ("mean_twice",)),
+    (CS231N, [("X.T.dot(dh) + reg * W1", "-X.T.dot(dh) + reg * W1")], False, ("sign",)),
+    (CS231N, [("h.T.dot(d) + reg", "np.maximum(h - 1, 0).T.dot(d) + reg")], False, ()),
+    (CS231N, [("p = np.exp(scores - scores.max(axis=1, keepdims=True))", "p = np.exp(scores)")], True, ()),
+    (CS231N, [("d.sum(axis=0)}", "d.sum(axis=0, keepdims=True)}")], True, ()),
+    (CS231N, [("dh.sum(axis=0)", "2 * dh.sum(axis=0)")], False, ("double",)),
+    (LISTS, [("delta.sum(0, keepdims=True)", "delta.sum(0)")], True, ()),
+    (LISTS, [("actType", "activation_type")], True, ()),
+    (LISTS, [("1 - a**2", "1 + a**2")], False, ("tanh_slope_sign",)),
+    (LISTS, [("a * (1 - a)", "a * (1 + a)")], False, ("sigmoid_slope_sign",)),
+    (LISTS, [("/ len(x)", "/ len(x) ** 2")], False, ("mean_twice",)),
+    (FUNCTION, [("(1 - a1[n] ** 2)", "(1 + a1[n] ** 2)")], False, ("tanh_slope_sign",)),
+    (FUNCTION, [("dW1 += np.outer(X[n], dz) / N", "dW1 -= np.outer(X[n], dz) / N")], False, ("sign",)),
+    (FUNCTION, [("/ N", "")], True, ()),
+    (CS231N, [("X.T.dot(dh) + reg * W1", "X.T.dot(dh) + 2 * reg * W1")], False, ("l2_doubled",)),
+    (CS231N, [("X.T.dot(dh) + reg * W1", "X.T.dot(dh)")], False, ("l2_missing",)),
+    (CS231N, [("0.5 * reg", "reg")], False, ("l2_halved",)),
+    (CS231N, [("0.5 * reg", "reg"), ("reg * W1", "2 * reg * W1"), ("reg * W2,", "2 * reg * W2,")], True, ()),
+    (COURSE, [], True, ()),
+    (COURSE, [("np.where(z > 0, 1.0, 0.0)", "np.where(z >= 0, 1.0, 0.0)")], True, ()),
+    (COURSE, [("delta3 = self.probs.copy()", "delta3 = self.probs")], True, ()),
+    (COURSE, [L2_IN], True, ()),
+    (COURSE, [("delta2 = delta3", "delta3 /= num_examples\n        delta2 = delta3")], True, ()),
+    (COURSE, [("self.reg_lambda / 2 *", "self.reg_lambda *")], True, ()),
+    (COURSE, [("return s * (1 - s)", "return z * (1 - z)")], False, ("slope_formula_of_z",)),
+    (COURSE, [("return 1 - np.tanh(z) ** 2", "return 1 - np.tanh(z)")], False, (*SLOPE, "tanh_slope_not_squared")),
+    (COURSE, [("np.where(z > 0, 1.0, 0.0)", "np.where(z > 0, z, 0.0)")], False, (*SLOPE, "slope_is_a")),
+    (COURSE, [("self.diff_actFun(self.z1, ", "self.diff_actFun(self.a1, ")], False, ("slope_at_a",)),
+    (COURSE, [("delta3[range(num_examples), y] -= 1", "pass")], False, ("delta_without_y",)),
+    (COURSE, [("dW1 = X.T.dot(delta2)", "dW1 = -X.T.dot(delta2)")], False, ("sign",)),
+    (COURSE, [("np.sum(delta2, axis=0)", "np.mean(delta2, axis=0)")], False, ("mean_twice", "mean_not_sum")),
+    (
+        COURSE,
+        [("np.sum(exp_scores, axis=1, keepdims=True)", "np.sum(exp_scores)")],
+        False,
+        ("forward", "loss", "softmax_over_batch"),
+    ),
+    (COURSE, [L2_IN, ("+ self.reg_lambda * self.W1\n", "- self.reg_lambda * self.W1\n")], False, ("l2_sign",)),
+    (COURSE, [("* self.diff_actFun(self.z1, self.actFun_type)", "")], False, ("slope_missing",)),
+    (
+        COURSE,
+        [("return s * (1 - s)", "return s * s"), ("np.sum(delta3, axis=0, keepdims=True)", "-np.sum(delta3, axis=0)")],
+        False,
+        (*SLOPE, "sign"),
+    ),
+    (
+        COURSE,
+        [("self.diff_actFun(self.z1, ", "self.diff_actFun(self.a1, "), ("= self.a1.T.dot(", "= -self.a1.T.dot(")],
+        False,
+        ("slope_at_a", "sign"),
+    ),
+    (COURSE, [("num_examples = len(X)\n        delta3", "num_examples = 20\n        delta3")], False, ("batch",)),
+    (DEEP, [], True, ()),
+    (DEEP, [("delta = delta / len(X)", "pass")], True, ()),
+    (DEEP, [("1 - a * a if", "1 - a if")], False, (*SLOPE, "tanh_slope_not_squared")),
+    (DEEP, [("back * self.diff_actFun(layer.z, self.actFun_type)", "back")], False, ("slope_missing",)),
+    (DEEP, [("self.db = dz.sum", "self.db = 2 * dz.sum"), ("-= 1", "-= 0")], False, ("delta_without_y", "double")),
+    (MODEL, [], True, ()),
+    (MODEL, [("dW2 += reg_lambda * W2\n        dW1 += reg_lambda * W1\n", "pass\n")], False, ("l2_missing",)),
+    (MODEL, [("dW1 += reg_lambda * W1", "dW1 -= reg_lambda * W1")], False, ("l2_sign",)),
+    (MODEL, [("np.power(a1, 2)", "a1")], False, ("tanh_slope_not_squared", "slope_is_1_minus_a")),
+    (MODEL, [("[range(num_examples), y] -= 1", "[:] -= 0")], False, ("delta_without_y",)),
+    (MODEL, [("np.power(a1, 2)", "a1"), ("db2 = np.sum", "db2 = -np.sum")], False, ("tanh_slope_not_squared", "sign")),
+    (PAIR, [], True, ()),
+    (PAIR, [("/ m", "")], True, ()),
+    (
+        PAIR,
+        [("db1 = np.sum(dZ1, axis=1, keepdims=True) / m", "db1 = np.sum(dZ1, axis=1, keepdims=True)")],
+        False,
+        ("sum_not_mean",),
+    ),
+    (PAIR, [("dZ2 = A2 - Y", "dZ2 = Y - A2")], False, ("delta_sign", "sign")),
+    (
+        PAIR,
+        [("1 - np.power(A1, 2)", "1 - A1"), ("dW2 = np.dot", "dW2 = -np.dot")],
+        False,
+        ("tanh_slope_not_squared", "sign", "slope_is_1_minus_a"),
+    ),
+    (MATRIX, [], True, ()),
+    (MATRIX, [("1 - self.a1)", "1 + self.a1)")], False, ("sigmoid_slope_sign",)),
+    (MATRIX, [("delta = self.yHat - Y", "delta = (self.yHat - Y) / len(X)")], True, ()),
+    (
+        MATRIX,
+        [("self.db1 = np.sum(deltaHidden, axis=0)", "self.db1 = np.sum(deltaHidden) * np.ones((1, self.b1.size))")],
+        False,
+        ("summed_over_both",),
+    ),
+    (HARD, [], True, ()),
+    (HARD, [("d_hid[h <= 0] = 0", "pass")], False, ("slope_missing",)),
+    (HARD, [("d_hid[h <= 0] = 0", "pass"), ("h.T @ d_out", "-h.T @ d_out")], False, ("slope_missing", "sign")),
+    (HARD, [("d_out.sum(0)", "d_out.mean(0)")], False, ("mean_twice",)),
 ]

@@ -99,7 +99,7 @@ def test_stages_are_looked_at_where_there_are_any(write, capsys):
         ("{}:gradeint", {}, "did you mean 'gradient'"),
         ("{}:not_a_function", {}, "not_a_function"),
         ("{}:stops", {}, "raised RuntimeError: not yet (homework.py, line"),
-        ("{}:returns_three", {}, "must return dW1, db1, dW2, db2, or a dict of them, got 3 values"),
+        ("{}:returns_three", {}, "must make dW1, db1, dW2, db2, or a dict of them, got W1 (3, 5)"),
         ("{}:gradient", {"activation": "tan"}, "activation"),
         ("{}:gradient", {"l2": -1.0}, "l2"),
         ("{}:gradient", {"seed": -1}, "seed"),

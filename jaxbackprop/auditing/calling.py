@@ -18,7 +18,8 @@ ROLES = {
     "X": r"x|xs|inputs?|data|features|xtrain|xbatch|a0|inputdata|inputx|images?",
     "y": r"ys?|labels?|targets?|t|ytrain|ytrue|ybatch|yonehot|onehot|truth|outputs?|yactual",
     "samples": r"n|m|numexamples|nsamples|numsamples|batchsize|samples|examples",
-    "slope": r"(diff|d|deriv|derivative|grad)_?(act|activation)(fun|fn|func|function)?|(act|activation)(prime|grad|deriv\w*)",
+    "slope": r"(diff|d|deriv|derivative|grad)_?(act|activation)(fun|fn|func|function)?|"
+    r"(act|activation)(prime|grad|deriv\w*)",
     "activation": r"(act|activation|nonlin\w*)(fun|fn|func|function|s)?",
     "kind": r"type|\w*(act|activation)\w*(type|name|kind|str)|kind",
     "penalty": r"\w*(reg|lambda|lamb|lam|l2|weightdecay)\w*",
@@ -92,6 +93,8 @@ def call(function: Callable[..., Any], filled: Mapping[str, Any]) -> Any:
 
 def returned_names(function: Callable[..., Any]) -> tuple[str, ...]:
     """The names in the last `return` of a function, "" for what has none; empty if they cannot be told."""
+    if hasattr(function, "returned_names"):  # made by us
+        return function.returned_names
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
     except (OSError, TypeError, SyntaxError):
@@ -177,9 +180,9 @@ def assignments(found: Sequence[Entry], shapes: Mapping[str, tuple[int, ...]]) -
     for order in list(permutations(left, len(rest)))[:24]:
         yield by_shape | dict(zip(rest, order, strict=True))
     usual = [[f"W{l}" for l in range(1, depth + 1)] + [f"b{l}" for l in range(1, depth + 1)], list(shapes)]
-    for order in (*usual, usual[1][::-1]):
-        if len(arrays) == len(order):
-            yield dict(zip(order, arrays, strict=True))
+    for names in (*usual, usual[1][::-1]):
+        if len(arrays) == len(names):
+            yield dict(zip(names, arrays, strict=True))
 
 
 def place(name: str) -> tuple[int, str]:

@@ -19,8 +19,8 @@ from jaxbackprop.auditing.calling import (
     role,
 )
 from jaxbackprop.auditing.hand_in import HandIn, quiet
-from jaxbackprop.auditing.slots import kept_gradients, parameters
-from jaxbackprop.auditing.stages_seen import seen_stages, snapshot, written
+from jaxbackprop.auditing.slots import kept_gradients, parameters, walk
+from jaxbackprop.auditing.stages_seen import one_array, seen_stages, snapshot, written
 from jaxbackprop.auditing.subjects import Run, Subject, Way, settle, ways
 from jaxbackprop.auditing.yardstick import Data, Leaves
 
@@ -31,7 +31,7 @@ SIZES = ((3, 5, 2), (2, 3, 2))  # of equal shapes no two; but some write the two
 LISTS = r"(layers?|nn)?(dims?|sizes?|shapes?)|layers?|sizes|architecture|structure|layout|units|netsizes?|(nn)?layer\w*"
 
 
-def class_subjects(hand_in: HandIn, cls: type, classes: int, rng: np.random.Generator) -> Subject:
+def class_subject(hand_in: HandIn, cls: type, classes: int, rng: np.random.Generator) -> Subject:
     """The class, ready to be audited.
 
     **Raises:** `Unclear` if it cannot be told how it is called; `NotRun` if its own code fails.
@@ -160,7 +160,7 @@ def build(hand_in: HandIn, cls: type, backward: str, arguments: dict[str, Any], 
         return thing
 
     def resolver(
-        thing: Any, X: np.ndarray, y: np.ndarray, way: Way, word: Any, penalty: float | None, seen: dict
+        thing: Any, X: np.ndarray, y: np.ndarray, way: Way, word: Any, penalty: float | None, seen: dict[str, Any]
     ) -> Callable[[str], Any]:
         def resolve(name: str) -> Any:
             if name in seen:
@@ -204,14 +204,20 @@ def build(hand_in: HandIn, cls: type, backward: str, arguments: dict[str, Any], 
         stages = seen_stages(thing, out, seen, data, classes, way.rows)
         if "probs" in stages:
             seen.setdefault("probs", stages["probs"] if way.rows else stages["probs"].T)
+        shared = one_array(thing)
         before = snapshot(thing, X, y)
         method = getattr(thing, backward)
         result = call(method, fill(method, resolve))
         changed = written(before, thing, X, y, list(slots.values()))
         found = entries(result, returned_names(method))
+        scalars = [entry.value for entry in found if entry.value.ndim == 0]
+        own_loss = loss_of(leaves, data, way, word, penalty)
+        if own_loss is None and len(scalars) == 1:
+            own_loss = lambda: float(scalars[0])  # noqa: E731
         if sum(bool(entry.value.ndim) for entry in found) < len(slots):
             found = entries({slot.name: slot.value for slot in kept_gradients(thing)}) or found
-        return Run(dict(leaves), found, stages, changed, loss_of(leaves, data, way, word, penalty))
+        kept = {str(slot.path[-1]): slot.value for slot in walk(thing)}
+        return Run(dict(leaves), found, stages, changed, own_loss, kept, same=shared)
 
     def loss_of(leaves: Leaves, data: Data, way: Way, word: Any, penalty: float | None) -> Callable[[], float] | None:
         if loss is None or loss == backward:
@@ -236,17 +242,18 @@ def build(hand_in: HandIn, cls: type, backward: str, arguments: dict[str, Any], 
 
         return value_of_loss
 
-    def by_method(name: str | None) -> Callable[[np.ndarray, Any], Any] | None:
+    def by_method(name: str | None) -> Callable[[np.ndarray, Any, str], Any] | None:
         if name is None:
             return None
-        return lambda z, word: elementwise_call(construct(word), name, z, word)
+        return lambda z, word, activation: elementwise_call(construct(word), name, z, word)
 
     strength = next(iter(penalties.values()), 0.0 if by_argument else None)
     title = f"{cls.__name__}({shown(arguments, cls)}) of {hand_in.path.name}, {backward}{shown_call(cls, backward)}"
     shapes = {name: slot.value.shape for name, slot in slots.items()}
     return Subject(
         title, shapes, samples_first, run, spelled, by_method(slope), by_method(value),
-        None if strength is None else float(strength or 0.1),
+        None if strength is None else float(strength), function=getattr(cls, backward), backward=backward,
+        slope_name=slope or "",
     )  # fmt: skip
 
 

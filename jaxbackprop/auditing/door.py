@@ -1,60 +1,103 @@
-"""The audit of a class as it is handed in: how it is called, its parts, then its gradient, for all its activations."""
+"""The audit of homework as it is handed in: how it is called, its parts, then its gradient, for all its activations."""
 
-from dataclasses import dataclass
-from typing import Any
+import traceback
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxbackprop.auditing.calling import Unclear
-from jaxbackprop.auditing.class_form import class_subjects
+from jaxbackprop.auditing.calling import is_gradient
+from jaxbackprop.auditing.class_form import BACKWARD, find_method
 from jaxbackprop.auditing.hand_in import HandIn, NotRun, quiet, told
 from jaxbackprop.auditing.parts import PartFinding, look_at_parts
-from jaxbackprop.auditing.report import Report, wrap
+from jaxbackprop.auditing.penalties import Penalty, find_penalty, usual_strength
+from jaxbackprop.auditing.places import add_lines, name_by_slope, wrong_stage
+from jaxbackprop.auditing.report import Report, StageReport, wrap
 from jaxbackprop.auditing.spellings import words_used
 from jaxbackprop.auditing.subjects import SAMPLES, Subject, guess_activation, titled
+from jaxbackprop.auditing.watching import watched
 from jaxbackprop.auditing.whole import examine
-from jaxbackprop.auditing.yardstick import draw_data, draw_leaves, in_order, is_sum, right_leaves, yardstick
+from jaxbackprop.auditing.yardstick import (
+    Data,
+    Leaves,
+    draw_data,
+    draw_leaves,
+    in_order,
+    is_sum,
+    right_leaves,
+    yardstick,
+)
+
+
+class Outcome(NamedTuple):
+    """What is found with one activation."""
+
+    parts: list[PartFinding]
+    report: Report
+    stages: StageReport | None = None
 
 
 @dataclass(frozen=True)
 class HandInReport:
-    """The outcome for one file: how it was called, and for each activation its parts and the report of its gradient."""
+    """The outcome for one file: how it was called, and for each activation its parts and the report of its gradient.
+
+    `failed` has the activations that could not be run, with the error.
+    """
 
     title: str
-    parts: dict[str, list[PartFinding]]
-    reports: dict[str, Report]
-    failed: dict[str, str]
+    outcomes: dict[str, Outcome]
+    failed: dict[str, str] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
-        parts = not any(part.wrong for found in self.parts.values() for part in found)
-        return parts and all(report.ok for report in self.reports.values())
+        """Whether all is right that the file offers."""
+        wrong = any(part.wrong for outcome in self.outcomes.values() for part in outcome.parts)
+        gradients = all(o.report.ok and (o.stages is None or o.stages.ok) for o in self.outcomes.values())
+        return not wrong and not self.failed and gradients
 
     @property
     def mistakes(self) -> list[str]:
         """Codes, those of the parts first; "unknown" for a wrong leaf without a name."""
-        found = [part.code for parts in self.parts.values() for part in parts if part.wrong]
-        for report in self.reports.values():
-            found += [finding.diagnosis or "unknown" for finding in report.findings if not finding.ok]
-        return list(dict.fromkeys(found))
+        found = [part.code for outcome in self.outcomes.values() for part in outcome.parts if part.wrong]
+        for outcome in self.outcomes.values():
+            found += [finding.diagnosis or "unknown" for finding in outcome.report.findings if not finding.ok]
+            if outcome.report.ok and outcome.stages is not None and not outcome.stages.ok:
+                found.append("stage")
+        return list(dict.fromkeys([*found, *(["raises"] if self.failed else [])]))
 
     def __str__(self) -> str:
-        blocks = [self.title]
-        for name, report in self.reports.items():
-            parts = [wrap(("Wrong: " if part.wrong else "Note: ") + part.sentence + ".") for part in self.parts[name]]
-            body = str(report) if not report.ok or len(self.reports) == 1 else report.headline
-            blocks.append("\n".join([f"{name}:", *parts, body]))
-        blocks += [f"{name}: could not be run: {error}" for name, error in self.failed.items()]
+        blocks, signs = [self.title], dict[str, list[tuple[str, str | None]]]()
+        known: set[PartFinding] = set()  # a note is told once
+        for name, (parts, report, stages) in self.outcomes.items():
+            new = [part for part in parts if part.wrong or part not in known]
+            known.update(parts)
+            told_of = [wrap(("Wrong: " if part.wrong else "Note: ") + part.sentence + ".") for part in new]
+            body = str(report) if not report.ok or len(self.outcomes) == 1 else report.headline
+            blocks.append("\n".join([f"{name}:", *told_of, body]))
+            same = next(
+                (other for other, found in signs.items() if not report.ok and found and found == sign(report)), None
+            )
+            if same is not None:
+                blocks[-1] = "\n".join([f"{name}:", *told_of, f"{report.headline} The mistakes are those of {same}."])
+                continue
+            signs[name] = sign(report)
+            if stages is not None and not stages.ok:
+                blocks.append(str(stages))
+        blocks += [wrap(f"{name}: could not be run: {error}.") for name, error in self.failed.items()]
         return "\n\n".join(blocks)
 
 
-def audit_class(hand_in: HandIn, cls: type, *, classes: int, only: str | None, seed: int) -> HandInReport:
-    """The audit of one class.
+def sign(report: Report) -> list[tuple[str, str | None]]:
+    """By what two activations' reports are the same: named mistakes in the same leaves; what has no name never is."""
+    return [(finding.path, finding.diagnosis) for finding in report.findings if finding.diagnosis]
+
+
+def audit_subject(hand_in: HandIn, subject: Subject, *, only: str | None, l2: float, seed: int) -> HandInReport:
+    """The audit of one class or function; `l2` is the penalty of its loss if it cannot be found out.
 
     **Raises:** `Unclear` if it cannot be told how it is called; `NotRun` if its own code fails.
     """
     rng = np.random.default_rng(seed)
-    subject = class_subjects(hand_in, cls, classes, rng)
     leaves = draw_leaves(subject.shapes, subject.samples_first, rng)
     data = draw_data(subject.features, subject.classes, SAMPLES, rng)
     spelled: dict[str, tuple[Any, ...]] = dict(subject.spelled)
@@ -64,66 +107,111 @@ def audit_class(hand_in: HandIn, cls: type, *, classes: int, only: str | None, s
         spelled = {only or guess_activation(subject, run, data, words_used(hand_in))[0]: (None,)}
     if only and only in spelled:
         spelled = {only: spelled[only]}
-    parts, reports, failed, shown = {}, {}, {}, None
+    outcomes: dict[str, Outcome] = {}
+    failed: dict[str, tuple[int, str]] = {}
+    shown = None
     for name, words in spelled.items():
         for word in words:
             try:
-                parts[name], reports[name] = audit_one(hand_in, subject, name, word, seed)
+                outcomes[name] = audit_one(hand_in, subject, name, word, l2, seed)
             except (Exception, SystemExit) as error:
-                failed[name] = told(error)
+                # Of several spellings the right one comes farthest.
+                failed[name] = max(failed.get(name, (0, "")), (last_line(error), told(error)))
                 continue
             failed.pop(name, None)
             shown = shown or word
             break
-    if not reports:
-        raise NotRun(f"{titled(subject, None)} raised {next(iter(failed.values()))}")
-    return HandInReport(titled(subject, shown), parts, reports, failed)
+    if not outcomes:
+        raise NotRun(f"{titled(subject, None)} raised {next(iter(failed.values()))[1]}")
+    errors = {name: error for name, (_, error) in failed.items()}
+    return HandInReport(titled(subject, shown), outcomes, errors)
 
 
-def audit_one(hand_in: HandIn, subject: Subject, name: str, word: Any, seed: int) -> tuple[list[PartFinding], Report]:
+def last_line(error: BaseException) -> int:
+    """How far down an error was raised, as the line of its last place."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return frames[-1].lineno or 0
+
+
+def audit_one(hand_in: HandIn, subject: Subject, name: str, word: Any, l2: float, seed: int) -> Outcome:
     """The parts and the gradient with one activation."""
     rng = np.random.default_rng(seed)
     leaves = draw_leaves(subject.shapes, subject.samples_first, rng)
     data = draw_data(subject.features, subject.classes, SAMPLES, rng)
-    right = yardstick(leaves, data, name, subject.samples_first)
+    penalty = Penalty(0.0, l2) if l2 else own_penalty(hand_in, subject, name, word, leaves, data)
+    right = yardstick(leaves, data, name, subject.samples_first, penalty.l2)
+
+    def run_at(point: Leaves) -> Any:
+        with quiet(hand_in.printed):
+            return subject.call(point, data, subject.way, word, penalty.strength)
 
     def gradient(params: Any, *_: Any) -> Any:
-        with quiet(hand_in.printed):
-            run = subject.call(params._asdict(), data, subject.way, word, 0.0)
-        return in_order(subject.gradient(run))
+        return in_order(subject.gradient(run_at(params._asdict())))
 
+    with watched(subject.function):
+        run = run_at(leaves)
     with quiet(hand_in.printed):
-        run = subject.call(leaves, data, subject.way, word, 0.0)
         parts = look_at_parts(subject, run, right, name, word)
+    if penalty.note:
+        parts.append(PartFinding("penalty", penalty.note, False))
     report = examine(gradient, right.witness(), right.structure, right.args, rng, points=4, network=right.network,
                      layout=right.layout)  # fmt: skip
     if report.ok:
-        parts += other_batch(hand_in, subject, name, word, rng)
-    return parts, report
-
-
-def other_batch(hand_in: HandIn, subject: Subject, name: str, word: Any, rng: np.random.Generator) -> list[PartFinding]:
-    """Whether the gradient is right for another number of samples, too."""
-    leaves, data = draw_leaves(subject.shapes, subject.samples_first, rng), None
-    data = draw_data(subject.features, subject.classes, 7, rng)
+        parts += other_sizes(hand_in, subject, name, word, l2, rng)
+        told_of = any(name.startswith("d") and not is_gradient(name) for name in run.told)
+        return Outcome(parts, report, wrong_stage(subject, right, leaves, run_at, all_of=True) if told_of else None)
     with quiet(hand_in.printed):
-        got = subject.gradient(subject.call(leaves, data, subject.way, word, 0.0))
-    right = yardstick(leaves, data, name, subject.samples_first).gradient(leaves)
-    factor = data.samples if is_sum(got, right, data.samples) else 1
-    if len(right_leaves(got, right, factor)) == len(right):
-        return []
-    return [PartFinding("batch", f"right for batches of {SAMPLES} samples, wrong for batches of 7", True)]
+        report = name_by_slope(report, subject, right, leaves, subject.gradient(run), name, word, parts)
+        by_slope = any(part.code == "slope" for part in parts)
+        stages = None if by_slope else wrong_stage(subject, right, leaves, run_at)
+        if stages is not None and (stages.first_wrong or "dW").startswith(("dW", "db")):
+            stages = None  # the gradient's own report says as much
+    parts, report = add_lines(hand_in, subject, name, parts, report, stages)
+    return Outcome(parts, report, stages)
+
+
+def own_penalty(hand_in: HandIn, subject: Subject, name: str, word: Any, leaves: Leaves, data: Data) -> Penalty:
+    """The l2 term of code whose strength can be set."""
+    if subject.penalty is None:
+        return Penalty()
+    strength = usual_strength(subject.penalty)
+    with quiet(hand_in.printed):
+        runs = [subject.call(leaves, data, subject.way, word, value) for value in (0.0, strength)]
+        mean = yardstick(leaves, data, name, subject.samples_first).loss(leaves)
+        gradients = subject.gradient(runs[0]), subject.gradient(runs[1])
+        return find_penalty(hand_in, runs[0], strength, runs[1], data.samples, mean, gradients, subject.backward)
+
+
+def other_sizes(
+    hand_in: HandIn, subject: Subject, name: str, word: Any, l2: float, rng: np.random.Generator
+) -> list[PartFinding]:
+    """Whether the gradient is right for another number of samples, too."""
+    found = []
+    leaves = draw_leaves(subject.shapes, subject.samples_first, rng)
+    for samples in (7, 2):
+        data = draw_data(subject.features, subject.classes, samples, rng)
+        text = f"right for batches of {SAMPLES} samples, wrong for batches of {samples}"
+        try:
+            with quiet(hand_in.printed):
+                got = subject.gradient(subject.call(leaves, data, subject.way, word, 0.0))
+        except (Exception, SystemExit) as error:
+            found.append(PartFinding("batch", f"{text}: it raised {told(error)}", True))
+            continue
+        right = yardstick(leaves, data, name, subject.samples_first).gradient(leaves)
+        fitting = [
+            {leaf: factor * value + strength * leaves[leaf] * (leaf[0] == "W") for leaf, value in right.items()}
+            for factor in (1.0, *([float(samples)] if is_sum(got, right, samples) else []))
+            for strength in {l2, factor * l2}
+        ]
+        if not any(len(right_leaves(got, good)) == len(right) for good in fitting):
+            found.append(PartFinding("batch", text, True))
+    return found[:1]
 
 
 def choose_class(hand_in: HandIn, name: str | None) -> type | None:
-    """The class to audit: the one that is named, else the last that has a backward pass."""
-    from jaxbackprop.auditing.class_form import BACKWARD, find_method
-
+    """The class to audit: the one that is named, else the first that has a backward pass."""
     classes = hand_in.own(type)
     if name is not None:
         return classes.get(name)
     fitting = [cls for cls in classes.values() if find_method(cls, BACKWARD) and cls.__name__.lower() != "layer"]
     return fitting[0] if fitting else None
-
-
-__all__ = ["HandInReport", "Unclear", "audit_class", "choose_class"]

@@ -7,20 +7,16 @@ it by hand is another function in the place of one of the steps.
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxbackprop._checks import check_real
 from jaxbackprop.activations import Activation, get_activation
 from jaxbackprop.auditing.mistakes.general import is_bias
 from jaxbackprop.auditing.points import Leaves, Structure
-from jaxbackprop.devices import quick_options
+from jaxbackprop.auditing.uncompiled import evaluate
 from jaxbackprop.losses import Objective, get_objective
-from jaxbackprop.oracle import float64
 
 REDUCTIONS = ("mean", "sum", None)
 
@@ -166,8 +162,7 @@ def with_activation(t: Trace, activation: Activation, objective: str | Objective
 
 def predicted(objective: str | Objective, z: np.ndarray) -> np.ndarray:
     """y-hat from the logits, in float64."""
-    with float64():
-        return np.asarray(get_objective(objective).predict(jnp.asarray(z)))
+    return np.asarray(evaluate(get_objective(objective).predict, z))
 
 
 def read_data(network: Network, args: Sequence[Any], outputs: int) -> tuple[np.ndarray, np.ndarray]:
@@ -231,19 +226,13 @@ def backward(t: Trace, steps: Steps = Steps()) -> list[tuple[np.ndarray, np.ndar
 def elementwise(function: Callable[..., Any], *values: np.ndarray) -> np.ndarray:
     """A JAX function of arrays of one shape, entry by entry, in float64; its last axis may be a new one.
 
-    The entries are laid out in a row of one of a few lengths, so that one compiled program serves networks of many
+    The entries are laid out in a row of one of a few lengths, so that one traced program serves networks of many
     shapes.
     """
     size = values[0].size
-    length = 1024
+    length = 64
     while length < size:
         length *= 4
     rows = [np.pad(value.reshape(-1), (0, length - size)) for value in values]
-    with float64():
-        out = np.asarray(_compiled(function)(*map(jnp.asarray, rows)))
+    out = np.asarray(evaluate(function, *rows))
     return out[..., :size].reshape(*out.shape[:-1], *values[0].shape)
-
-
-@lru_cache(maxsize=64)
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    return jax.jit(function, compiler_options=quick_options())

@@ -65,10 +65,10 @@ def rescaled_witness(witness: Witness, multiple: Multiple, strengths: Sequence[f
     return Witness(witness.name, at, None if witness.rounded is None else rounded, witness.notes)
 
 
-def follows(got: np.ndarray, right: np.ndarray, dtype: Any) -> bool:
+def follows(got: np.ndarray, right: np.ndarray, dtype: Any, near: float = NEAR) -> bool:
     """Whether a leaf at one point is as good as this one; kinks and rounding spoil single points, not the length."""
     off = np.sqrt(np.nansum((got - right) ** 2))
-    return bool(off <= max(NEAR, 10 * tolerance(dtype)) * np.sqrt(np.nansum(right**2)))
+    return bool(off <= max(near, 10 * tolerance(dtype)) * np.sqrt(np.nansum(right**2)))
 
 
 def loss_reduction(loss: Callable[..., Any], args: Sequence[Any], samples: int | None) -> str | None:
@@ -144,12 +144,12 @@ class Choice:
     def loss_is(self) -> str | None:
         return self._ask(self.samples)
 
-    def followers(self, got: Sequence[Leaves], multiple: Multiple) -> tuple[int, ...]:
-        """The leaves that follow such a multiple of the right gradient at most points."""
+    def followers(self, got: Sequence[Leaves], multiple: Multiple, near: float = NEAR) -> tuple[int, ...]:
+        """The leaves that follow such a multiple of the right gradient at most points, but for a share of `near`."""
         found, s = [], self.seen
         rows = [rescaled(*pair, multiple, s.strengths).gradient for pair in zip(s.knowns, s.points, strict=True)]
         for i in self.leaves:
-            votes = [follows(g[i], right[i], s.dtypes[i]) for g, right in zip(got, rows, strict=True)]
+            votes = [follows(g[i], right[i], s.dtypes[i], near) for g, right in zip(got, rows, strict=True)]
             if 2 * sum(votes) > len(votes):
                 found.append(i)
         return tuple(found)
@@ -171,7 +171,10 @@ class Choice:
         if self.asked is None and len(self.followers(got, Multiple())) == len(self.leaves):
             return Multiple()
         choices = allowed(self.asked, self.loss_is, self.samples, any(self.seen.strengths))
-        counts = [len(self.followers(got, multiple)) for multiple in choices]
+        # A small penalty tells two of them apart only in the leaves that are right to the last digits.
+        counts = [len(self.followers(got, multiple, near=0.0)) for multiple in choices]
+        if not max(counts):
+            counts = [len(self.followers(got, multiple)) for multiple in choices]
         if not max(counts):
             return min(choices, key=unnamed)
         if counts[0] == max(counts) and choices[0].factor == 1:

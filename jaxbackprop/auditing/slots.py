@@ -2,7 +2,8 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import permutations
+from itertools import pairwise, permutations
+from types import FunctionType, MethodType, ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -54,11 +55,7 @@ def walk(holder: Any, path: tuple[Any, ...] = ()) -> Iterator[Slot]:
         inner: Any = holder.items()
     elif isinstance(holder, list | tuple | np.ndarray):
         inner = enumerate(holder)
-    elif (hasattr(holder, "__dict__") and not isinstance(holder, type) and not callable(holder)) or (
-        hasattr(holder, "__dict__")
-        and hasattr(holder, "__call__")
-        and type(holder).__name__ not in ("function", "method")
-    ):
+    elif hasattr(holder, "__dict__") and not isinstance(holder, type | FunctionType | MethodType | ModuleType):
         inner = vars(holder).items()
     else:
         return
@@ -101,7 +98,7 @@ def find_chain(
     orders = [first, *(order for order in permutations(first) if len(first) <= 4)]
     for order in orders:
         shapes = [slot.value.shape if samples_first else slot.value.shape[::-1] for slot in order]
-        inner = [a[1] == b[0] for a, b in zip(shapes, shapes[1:], strict=False)]
+        inner = [a[1] == b[0] for a, b in pairwise(shapes)]
         if not (all(inner) and shapes[0][0] == features and shapes[-1][1] == classes):
             continue
         for others in permutations(sorted(biases, key=natural)):

@@ -35,13 +35,13 @@ def seen_stages(
         )
         if key and (array := samples_first(value, data.samples, rows)) is not None:
             arrays[key] = array
-    if "probs" not in arrays and (array := samples_first(out, data.samples, rows)) is not None:
-        if array.shape == (data.samples, classes):
-            arrays["probs"] = array
-    if "probs" in arrays and (arrays["probs"].shape != (data.samples, classes) or not adds_up(arrays["probs"])):
-        # Logits, or something else: only what looks like probabilities may be held against y-hat, unless it says so.
-        if not any(re.fullmatch(r"probs?|probabilities|yhat|yh", plain(name)) for name in sources):
-            del arrays["probs"]
+    whole, array = (data.samples, classes), samples_first(out, data.samples, rows)
+    if "probs" not in arrays and array is not None and array.shape == whole:
+        arrays["probs"] = array
+    # Logits, or something else: only what looks like probabilities may be held against y-hat, unless it says so.
+    says_so = any(re.fullmatch(r"probs?|probabilities|yhat|yh", plain(name)) for name in sources)
+    if "probs" in arrays and not says_so and (arrays["probs"].shape != whole or not adds_up(arrays["probs"])):
+        del arrays["probs"]
     return arrays
 
 
@@ -78,6 +78,13 @@ def written(
         if watched and not is_gradient(last) and name in now and not same(now[name], value):
             changed.append(name)
     return tuple(changed)
+
+
+def one_array(thing: Any) -> tuple[tuple[str, str], ...]:
+    """The pairs of z and a that share their memory: what is written into one changes the other."""
+    kept = {plain(str(slot.path[-1])): slot.value for slot in walk(thing)}
+    pairs = [(f"z{l}", f"a{l}") for l in range(1, 10)]
+    return tuple((z, a) for z, a in pairs if z in kept and a in kept and np.shares_memory(kept[z], kept[a]))
 
 
 def same(a: np.ndarray, b: np.ndarray) -> bool:

@@ -27,6 +27,7 @@ SPELLINGS = {
     "silu": ("silu", "swish"),
     "gelu": ("gelu",),
 }
+ABSENT = object()
 GUESSED = ("tanh", "sigmoid", "relu", "leaky_relu")  # where the code has one activation and does not say which
 
 
@@ -46,7 +47,8 @@ class Way(NamedTuple):
         return X.copy(), y.copy()
 
 
-class Run(NamedTuple):
+@dataclass(frozen=True)
+class Run:
     """What one call made: at which parameters, what came back, and what was seen on the way.
 
     `stages` are z1, a1, …, probs, samples first. `writes` names what the backward pass changed.
@@ -57,6 +59,9 @@ class Run(NamedTuple):
     stages: dict[str, np.ndarray]
     writes: tuple[str, ...] = ()
     loss: Callable[[], float] | None = None
+    named: Mapping[str, Any] = field(default_factory=dict)  # what else it keeps by name
+    told: Mapping[str, Any] = field(default_factory=dict)  # what it returned by name
+    same: tuple[tuple[str, str], ...] = ()  # stages that are one array
 
 
 @dataclass(frozen=True)
@@ -67,9 +72,9 @@ class Subject:
     - `shapes` of W1, b1, …; `samples_first` whether a weight is (in, out).
     - `spelled`: the activations on offer, as the file spells them; empty if it has one of its own.
     - `call`: called as `call(leaves, data, way, spelled, penalty)`, with None for what is to stay as it is.
-    - `slope`, `value`: the file's own f' and f, called as `slope(z, spelled)`, if it has them.
-    - `default_penalty`: the strength of its l2 term if it can be set, else None.
-    - `fixed`: whether the parameters are its own, and not ours to choose.
+    - `slope`, `value`: the file's own f' and f, called as `slope(z, spelled, activation)`, if it has them.
+    - `penalty`: the strength of its l2 term if it can be set, else None.
+    - `function`: the backward pass, named `backward`, to look at its variables; `slope_name` is what f' is called.
     """
 
     title: str
@@ -77,10 +82,12 @@ class Subject:
     samples_first: bool
     call: Callable[[Leaves, Data, Way, Any, float | None], Run]
     spelled: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
-    slope: Callable[[np.ndarray, Any], Any] | None = None
-    value: Callable[[np.ndarray, Any], Any] | None = None
-    default_penalty: float | None = None
-    fixed: bool = False
+    slope: Callable[[np.ndarray, Any, str], Any] | None = None
+    value: Callable[[np.ndarray, Any, str], Any] | None = None
+    penalty: float | None = None
+    function: Callable[..., Any] | None = None
+    backward: str = ""
+    slope_name: str = ""
     way: Way = field(default_factory=Way)
     number: int = 0  # of the assignment of results to leaves that fits
 
@@ -114,7 +121,7 @@ def settle(subject: Subject, ways: Iterable[Way], hand_in: HandIn, rng: np.rando
     data = draw_data(subject.features, subject.classes, SAMPLES, rng)
     options = [(name, spelling) for name, spellings in subject.spelled.items() for spelling in spellings]
     first_error: BaseException | None = None
-    best, best_score = None, (-1, -1, -1)
+    best, best_score = None, (-1, -1, -1, -1)
     for way in ways:
         for name, spelling in options or [("", None)]:
             try:
@@ -151,19 +158,36 @@ def missing(subject: Subject, run: Run) -> str:
 
 def fitness(
     subject: Subject, run: Run, assigned: Mapping[str, np.ndarray], data: Data, names: Iterable[str]
-) -> tuple[int, int, int]:
-    """How well results fit: the leaves that are right, whether y-hat is, the leaves whose shapes are."""
-    best = (0, 0, 0)
+) -> tuple[int, int, int, int]:
+    """How well results fit: the leaves that are right, whether y-hat is, the leaves that are a multiple of what is
+    right, and those whose shapes are.
+    """
+    best = (0, 0, 0, 0)
     for name in names:
         scale = yardstick(run.leaves, data, name, subject.samples_first)
         right = scale.gradient(run.leaves)
         factor = data.samples if is_sum(assigned, right, data.samples) else 1
-        probs = run.stages.get("probs")
-        seen = probs is not None and probs.shape == scale.trace(run.leaves).a[-1].T.shape
-        same = seen and np.allclose(probs, scale.trace(run.leaves).a[-1].T)
+        probs, known = run.stages.get("probs"), scale.trace(run.leaves).a[-1].T
+        same = probs is not None and probs.shape == known.shape and np.allclose(probs, known)
         shapes = sum(np.shape(assigned[leaf]) == right[leaf].shape for leaf in right)
-        best = max(best, (len(right_leaves(assigned, right, factor)), int(same), shapes))
+        best = max(
+            best,
+            (
+                len(right_leaves(assigned, right, factor)),
+                int(same),
+                sum(parallel(assigned[n], leaf) for n, leaf in right.items()),
+                shapes,
+            ),
+        )
     return best
+
+
+def parallel(got: np.ndarray, right: np.ndarray) -> bool:
+    """Whether one is a multiple of the other: a turned sign, a sum for a mean."""
+    if np.size(got) != right.size or not np.isfinite(got).all():
+        return False
+    a, b = np.asarray(got, np.float64).reshape(-1), right.reshape(-1)
+    return bool(abs(a @ b) > (1 - 1e-6) * np.linalg.norm(a) * np.linalg.norm(b) > 0)
 
 
 def guess_activation(subject: Subject, run: Run, data: Data, spelled_in_file: Iterable[str]) -> tuple[str, bool]:
@@ -172,9 +196,9 @@ def guess_activation(subject: Subject, run: Run, data: Data, spelled_in_file: It
     assigned = subject.gradient(run)
     scores = {name: fitness(subject, run, assigned, data, [name])[:2] for name in names}
     hidden = run.stages.get("a1")
-    for name in names if hidden is not None else ():
+    for name in names:
         right = yardstick(run.leaves, data, name, subject.samples_first).trace(run.leaves).a[1].T
-        if right.shape == hidden.shape and np.allclose(right, hidden):
+        if hidden is not None and right.shape == hidden.shape and np.allclose(right, hidden):
             return name, True
     best = max(names, key=lambda name: (scores[name][1], scores[name][0]))
     return best, scores[best] > (0, 0)
@@ -213,7 +237,7 @@ def globals_set(
     """The file's own global X, y, num_examples and reg_lambda, as functions of notebooks read them."""
     namespace = hand_in.namespace
     values: dict[str, Any] = {"X": X, "y": y, "samples": samples, "penalty": penalty}
-    before = {}
+    before: dict[str, Any] = {}
     for name, value in list(namespace.items()):
         kind = role(name)
         data = isinstance(value, np.ndarray) and kind in ("X", "y")
@@ -221,9 +245,13 @@ def globals_set(
         if (data or number) and values[kind] is not None:
             before[name], namespace[name] = value, values[kind]
     for name, value in (more or {}).items():
-        before.setdefault(name, namespace.get(name))
+        before.setdefault(name, namespace.get(name, ABSENT))
         namespace[name] = value
     try:
         yield
     finally:
-        namespace.update(before)
+        for name, value in before.items():
+            if value is ABSENT:
+                namespace.pop(name, None)
+            else:
+                namespace[name] = value

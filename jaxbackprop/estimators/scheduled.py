@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
 from jaxbackprop.activations import get_activation
 from jaxbackprop.backprop import loss_and_grad
@@ -19,10 +20,11 @@ from jaxbackprop.devices import compiler_options
 from jaxbackprop.estimators.glorot import glorot_start
 from jaxbackprop.estimators.trainer import Course, Report, Schedule, Warm
 from jaxbackprop.losses import Objective
-from jaxbackprop.optimizers import get_optimizer
+from jaxbackprop.network import Params
+from jaxbackprop.sweeps.assessment import evaluate
 from jaxbackprop.sweeps.grid import Trial
 from jaxbackprop.sweeps.host import epoch_order, interruptible
-from jaxbackprop.sweeps.program import Recipe, evaluate, take_samples
+from jaxbackprop.sweeps.program import Batch, take_samples
 from jaxbackprop.sweeps.splits import Splits
 from jaxbackprop.training import take_batch
 
@@ -124,8 +126,9 @@ def _make_epoch(activation: str, nesterov: bool, objective: Objective) -> Any:
 def _make_look(activation: str, objective: Objective, targets: str) -> Any:
     """The compiled function of loss and score on held-out samples."""
     kind = get_activation(activation)
-    recipe = Recipe((kind,), get_optimizer("sgd"), objective, targets, padded=False)
-    zero = 0.0
-    return jax.jit(
-        lambda params, batch: evaluate(params, batch, jnp.asarray(zero, batch.x.dtype), activation=kind, recipe=recipe)
-    )
+
+    def look(params: Params, batch: Batch) -> tuple[Array, Array]:
+        none = jnp.zeros((), batch.x.dtype)
+        return evaluate(params, *batch, none, activation=kind, objective=objective, targets=targets)
+
+    return jax.jit(look)

@@ -60,6 +60,20 @@ def of_the_mean(e: Evidence, i: int) -> Iterator[Guess]:
         yield guess._replace(facts={**guess.facts, "length": e.samples, "axis": f"{e.samples} samples"})
 
 
+def of_data(constant: Callable[[int], float]) -> Callable[[Evidence, int], Iterator[Guess]]:
+    """The right l2 term beside a data term that is off by a constant, which may depend on the number of samples."""
+
+    def predict(e: Evidence, i: int) -> Iterator[Guess]:
+        if not e.l2 or is_bias(e.paths[i], e.points[0][i].shape):
+            return
+        factor = constant(e.samples or 1)
+        data = [e.right(k, i) - e.l2 * e.points[k][i] for k in range(len(e.points))]
+        values = [factor * term + e.l2 * e.points[k][i] for k, term in enumerate(data)]
+        yield Guess(values, {"factor": number(factor)})
+
+    return predict
+
+
 def summed_too_far(e: Evidence, i: int) -> Iterator[Guess]:
     """The sum of all entries of the right gradient in each of them: a sum over both axes, where one is for a bias."""
     if e.points[0][i].size > 1:
@@ -206,6 +220,7 @@ MEAN_TWICE = (
     "equal to {factor} times the gradient of the loss: the mean over {axis} is taken twice; divide by {length} once"
 )
 
+DATA_TERM = "its data term is {factor} times as large as that of the others, the l2 term is right"
 HYPOTHESES = (
     Hypothesis(
         "zero", zero, "zero everywhere, and the right gradient is not: nothing is written into it, or it is reset"
@@ -240,6 +255,9 @@ HYPOTHESES = (
         "equal to {factor} times the gradient of the loss: the 2 that a square brings down when it is "
         "differentiated is lost, or a 1/2 is there twice",
     ),
+    Hypothesis("sign", of_data(lambda samples: -1), "the sign of its data term is turned, the l2 term is right"),
+    Hypothesis("sum_not_mean", of_data(lambda samples: samples), DATA_TERM),
+    Hypothesis("mean_twice", of_data(lambda samples: 1 / samples), DATA_TERM),
     Hypothesis("sum_not_mean", times_length, SUM_NOT_MEAN),
     Hypothesis("mean_twice", over_length, MEAN_TWICE),
     Hypothesis(

@@ -1,0 +1,113 @@
+"""What the audit of a handed-in file says besides right and wrong: notes, lines, crashes, sizes on request."""
+
+import subprocess
+import sys
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hand_ins import COURSE, CS231N, FUNCTION, MODEL, PAIR
+
+from jaxbackprop.activations import ACTIVATIONS
+from jaxbackprop.auditing.command import main
+from jaxbackprop.auditing.uncompiled import evaluate
+from jaxbackprop.losses import get_objective
+from jaxbackprop.oracle import float64
+
+pytestmark = pytest.mark.usefixtures("as_users_run_it")
+
+
+@pytest.fixture
+def audited(tmp_path, capsys):
+    """The exit status and what is printed of a file with changes."""
+
+    def audited(source, *changes, **options):
+        for old, new in changes:
+            assert old in source
+            source = source.replace(old, new)
+        path = tmp_path / "homework.py"
+        path.write_text(source)
+        status = main(str(path), **options)
+        told = capsys.readouterr()
+        return status, " ".join((told.out + told.err).split())
+
+    return audited
+
+
+def line(source, text):
+    return next(number for number, row in enumerate(source.splitlines(), start=1) if text in row)
+
+
+def test_an_array_under_two_names_is_a_note(audited):
+    mask = "self.a1 = self.z1\n        self.a1[self.a1 < 0] = 0"
+    status, text = audited(COURSE, ("self.a1 = actFun(self.z1)", mask), activation="relu")
+    assert status == 0
+    assert "Note: z1 is a1: both names are one array, and what is written into a1 changes z1." in text
+
+
+def test_an_activation_that_crashes(audited):
+    crash = ("return s * (1 - s)", "return s * (1 - S)")
+    status, text = audited(COURSE, crash)
+    assert status == 1
+    assert "tanh: Note: the l2 term is added to the gradient outside of it" in text
+    raised = f"NameError: name 'S' is not defined (homework.py, line {line(COURSE, 'return s * (1 - s)')})"
+    assert f"sigmoid: could not be run: {raised}" in text
+    status, text = audited(COURSE, crash, activation="sigmoid")
+    assert status == 2
+    assert raised in text
+
+
+@pytest.mark.parametrize(
+    ("source", "old", "new", "expected", "row"),
+    [
+        (COURSE, "dW1 = X.T.dot(delta2)", "dW1 = -X.T.dot(delta2)", "dW1 is made in homework.py, line {}", "dW1 = X.T"),
+        (COURSE, "s * (1 - s)", "s * s", "is 0.3875, right is 0.2350 (homework.py, line {})", "s = 1 /"),
+        (COURSE, "self.diff_actFun(self.z1", "self.diff_actFun(self.a1", "(delta2 is made in homework.py, line {})",
+         "delta2 = "),
+        (FUNCTION, "dz = W2 @ d * (1 - a1[n] ** 2)", "dz = W2 @ d * (1 - a1[n])", "1 - tanh(z)", ""),
+        (MODEL, "dW1 = np.dot(X.T, delta2)", "dW1 = -np.dot(X.T, delta2)", "dW1 is made in homework.py, line {}",
+         "dW1 = np"),
+        (PAIR, "dZ2 = A2 - Y", "dZ2 = Y - A2", "(dZ2 is made in homework.py, line {})", "dZ2 = "),
+    ],
+)  # fmt: skip
+def test_the_line_in_which_it_is_made(audited, source, old, new, expected, row):
+    status, text = audited(source, (old, new))
+    assert status == 1
+    assert expected.format(line(source, row)) in text
+
+
+def test_other_numbers_of_classes_on_request(audited):
+    for source in (COURSE, CS231N, PAIR):
+        assert audited(source, classes=3)[0] == 0
+    hard_coded = ("print_loss=True", "print_loss=True"), ("num_examples = len(X)\n        delta3", "assert self.probs.shape[1] == 2; num_examples = len(X)\n        delta3")  # noqa: E501  # fmt: skip
+    assert audited(COURSE, *hard_coded)[0] == 0
+    assert audited(COURSE, *hard_coded, classes=3)[0] == 2
+
+
+def test_how_a_training_loop_was_called_is_said(audited):
+    status, text = audited(MODEL)
+    assert status == 0
+    assert text.startswith("one step of the loop in build_model(nn_hdim, num_passes, print_loss) of homework.py")
+
+
+def test_the_help_names_its_arguments_and_the_command_imports_nothing_heavy():
+    code = "import sys, jaxbackprop.auditing.command; print(*sys.modules)"
+    modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60).stdout.split()
+    assert not {"sklearn", "optax", "pandas", "matplotlib", "scipy"} & set(modules)
+    command = [sys.executable, "-m", "jaxbackprop", "audit", "--help"]
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=60).stdout
+    assert "[OPTIONS] FILE NAME" in shown
+
+
+def test_functions_without_compiling_are_what_jax_makes_of_them(monkeypatch):
+    z = np.linspace(-3, 3, 64)
+    functions = [f for a in ACTIVATIONS.values() for f in (a.value, a.derivative)]
+    logits = np.random.default_rng(0).normal(size=(3, 9))
+    cases = [(f, z) for f in functions] + [(get_objective(o).predict, logits) for o in ("softmax", "sigmoid")]
+    monkeypatch.setattr("jaxbackprop.auditing.uncompiled._compiled", None)  # it is not asked
+    for function, values in cases:
+        with float64():
+            right = np.asarray(function(jnp.asarray(values)))
+        np.testing.assert_allclose(evaluate(function, values), right, rtol=1e-12, atol=1e-14)
+    monkeypatch.undo()
+    np.testing.assert_allclose(evaluate(jnp.cumsum, z), np.cumsum(z), atol=1e-12)  # what is not known is compiled
