@@ -22,6 +22,14 @@ settings.register_profile(
 settings.load_profile("fixed")
 
 
+@pytest.fixture(autouse=True, scope="module")
+def forget_programs():
+    """A compiled program takes pieces of the memory map, of which the system gives a process 65,530: after too many
+    programs XLA dies in the middle of compiling. None is needed beyond its file."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(autouse=True)
 def full_precision():
     """On GPUs products of float32 matrices would otherwise be rounded to the 10 bits of TF32."""

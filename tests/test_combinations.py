@@ -362,4 +362,5 @@ def test_a_drawn_combination_is_what_plain_loops_make_of_it(case):
 @settings(max_examples=200, suppress_health_check=list(HealthCheck), phases=[Phase.generate])
 @pytest.mark.timeout(3600)
 def test_two_hundred_combinations(case):
+    jax.clear_caches()  # see `forget_programs`
     check(case)
