@@ -164,22 +164,23 @@ def networks_part(report: NetworkReport, *, alone: bool) -> str:
 
 
 def hand_in_part(report: Any) -> str:
-    """A file as it was handed in: for each activation its parts, then its gradient."""
-    wrong = [name for name, one in report.reports.items() if not one.ok or has_wrong_part(report, name)]
-    names = list(report.reports)
-    if len(names) == 1 and (not wrong or not report.reports[names[0]].ok):
-        sentence = f"{names[0]}: {report.reports[names[0]].headline}"
+    """A file as it was handed in: for each activation its parts, then its gradient and its stages."""
+    wrong = [name for name, outcome in report.outcomes.items() if not is_right(outcome)]
+    names = list(report.outcomes)
+    if len(names) == 1 and (not wrong or not report.outcomes[names[0]].report.ok):
+        sentence = f"{names[0]}: {report.outcomes[names[0]].report.headline}"
     else:
         among = f" ({len(names)} activations tried)" if len(names) > 1 else ""
         sentence = f"Wrong for {listed(wrong)}{among}." if wrong else f"Right for {listed(names)}."
     parts = [headline(sentence, report.ok)]
-    for name, one in report.reports.items():
-        found = report.parts.get(name, [])
+    for name, (found, one, stages) in report.outcomes.items():
         first_wrong = next(
             (p.sentence.rsplit("first in ", 1)[-1] for p in found if p.code == "forward" and p.wrong), ""
         )
         said = [f"<p><b>{'Wrong' if part.wrong else 'Note'}:</b> {prose(part.sentence)}.</p>" for part in found]
-        body = "".join([*said, gradient_part(one, first_wrong=first_wrong, within=len(names) > 1)])
+        seen = () if stages is None else stages.findings
+        body = "".join([*said, gradient_part(one, seen, first_wrong, within=len(names) > 1)])
+        body += "" if stages is None else stages_part(stages, alone=False)
         if len(names) == 1:
             parts.append(body)
             continue
@@ -190,5 +191,7 @@ def hand_in_part(report: Any) -> str:
     return "\n".join(parts)
 
 
-def has_wrong_part(report: Any, name: str) -> bool:
-    return any(part.wrong for part in report.parts.get(name, []))
+def is_right(outcome: Any) -> bool:
+    """Whether nothing is wrong with one activation."""
+    stages = outcome.stages is None or outcome.stages.ok
+    return outcome.report.ok and stages and not any(part.wrong for part in outcome.parts)
