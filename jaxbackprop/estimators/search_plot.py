@@ -70,12 +70,6 @@ def _is_logarithmic(values: list[Any]) -> bool:
     return all(not isinstance(v, str) and v > 0 for v in values) and max(values) >= 20 * min(values)
 
 
-def _best(values: list[Any], level: Any, scores: np.ndarray) -> float:
-    """The best score among the candidates with one value."""
-    here = scores[[v == level for v in values]]
-    return float(np.nanmax(here)) if np.isfinite(here).any() else np.nan
-
-
 def _curve(name: str, values: list[Any], scores: np.ndarray, spread: np.ndarray, label: str, ax: Axes | None) -> Axes:
     ax = panels(width=5)[1][0, 0] if ax is None else ax
     levels = _levels(values)
