@@ -16,14 +16,14 @@ FIGURES = Path("experiments/figures")
 def tests(session: nox.Session) -> None:
     """The usual tests, on every interpreter that is installed; arguments go to pytest."""
     session.install("-e", ".[test]")
-    session.run("pytest", "-n", "2", "-m", "not slow", *session.posargs)
+    session.run("pytest", "-n", "2", "--dist", "worksteal", "-m", "not slow", *session.posargs)
 
 
 @nox.session
 def tests_slow(session: nox.Session) -> None:
     """What takes long: hundreds of drawn combinations, processes that are killed, thousands of audits."""
     session.install("-e", ".[test]")
-    session.run("pytest", "-n", "2", "-m", "slow", *session.posargs)
+    session.run("pytest", "-n", "2", "--dist", "worksteal", "-m", "slow", *session.posargs)
 
 
 @nox.session

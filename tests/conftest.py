@@ -22,6 +22,17 @@ settings.register_profile(
 settings.load_profile("fixed")
 
 
+
+def pytest_configure(config):
+    """Most of the suite's time is compiling, and many tests need the same programs: they are kept on disk, also for the
+    next run. Each worker has its own folder, since JAX writes such a file in place, where another could read half."""
+    if hasattr(config, "cache"):
+        worker = getattr(config, "workerinput", {}).get("workerid", "main")
+        jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir(f"programs-{worker}")))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
 @pytest.fixture(autouse=True, scope="module")
 def forget_programs():
     """A compiled program takes pieces of the memory map, of which the system gives a process 65,530: after too many
