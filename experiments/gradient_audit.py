@@ -20,7 +20,7 @@ from jaxtyping import Array
 
 from jaxbackprop import ACTIVATIONS, Layer, Network, Params, audit, audit_network, audit_stages, loss
 from jaxbackprop.backprop import loss_and_grad
-from jaxbackprop.devices import quick_options
+from jaxbackprop.devices import compiler_options
 from jaxbackprop.oracle import float64
 
 # A homework: one hidden layer, NumPy, samples first.
@@ -185,7 +185,7 @@ def beyond(samples: int, seed: int) -> Iterator[tuple[str, bool]]:
     )
 
 
-@partial(jax.jit, compiler_options=quick_options())
+@partial(jax.jit, compiler_options=compiler_options(quick=True))
 def by_number(params: Params, x: Array, y: Array, k: Array) -> Params:
     return loss_and_grad(params, x, y, activation=numbered(k))[1]
 

@@ -19,7 +19,7 @@ import tyro
 from jaxtyping import Array, Int
 
 from jaxbackprop import ACTIVATIONS, Activation, Layer
-from jaxbackprop.devices import quick_options
+from jaxbackprop.devices import compiler_options
 from jaxbackprop.layers import FILES, find_layer
 from jaxbackprop.layers.examples import example
 from jaxbackprop.oracle import Stage, finite_difference_gradient, float64, relative_error, stages
@@ -54,7 +54,7 @@ def check_network(precision: str, layers: int, samples: int, seed: int) -> list[
         )
         x, y = draw(rng.normal(size=(sizes[0], samples))), draw(np.eye(sizes[-1])[:, np.arange(samples) % sizes[-1]])
 
-        @partial(jax.jit, compiler_options=quick_options())
+        @partial(jax.jit, compiler_options=compiler_options(quick=True))
         def compare(k: Int[Array, ""]) -> list[Stage]:
             return stages(params, x, y, activation=numbered(k), l2=0.01)
 

@@ -5,7 +5,7 @@ Arrays are features first, as the document writes z = W x + b with x a column: x
 """
 
 from collections.abc import Sequence
-from functools import reduce
+from functools import partial, reduce
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -28,6 +28,7 @@ class Layer(NamedTuple):
 
 Params = tuple[Layer, ...]
 
+ROWS, COLUMNS = 64, 16  # of which a block of initial weights has a multiple, and at least so many
 FEW = 4  # of so many numbers and fewer a sum is written out
 
 
@@ -66,18 +67,28 @@ def init_params(
     """
     sizes = check_sizes(sizes)
     choose("scheme", scheme, SCHEMES)
-    fan_outs = np.array(sizes[1:])
-    # All layers are drawn at once, as wide as the widest: random bits compile slowly, and one draw compiles only once.
-    layers = np.repeat(np.arange(len(fan_outs)), fan_outs)
-    first_rows = np.cumsum(fan_outs) - fan_outs
-    rows = np.arange(len(layers)) - first_rows[layers]
-    standard = standard_rows(key, jnp.asarray(layers), jnp.asarray(rows), max(sizes[:-1]), scheme=scheme, dtype=dtype)
+    # Random bits compile slowly: all layers are drawn at once, as a block of one of few sizes.
+    layers = np.repeat(np.arange(len(sizes) - 1), sizes[1:])
+    rows = np.concatenate([np.arange(fan_out) for fan_out in sizes[1:]])
+    spare = -len(rows) % ROWS
+    columns = max(COLUMNS, 1 << (max(sizes[:-1]) - 1).bit_length())
+    dtype = jax.dtypes.canonicalize_dtype(dtype)
+    standard = standard_rows(
+        key, np.pad(layers, (0, spare)), np.pad(rows, (0, spare)), columns=columns, scheme=scheme, dtype=dtype
+    )
+    return _scaled(standard, sizes=sizes, scheme=scheme)
+
+
+@partial(jax.jit, static_argnames=("sizes", "scheme"))
+def _scaled(standard: Float[Array, "rows columns"], *, sizes: tuple[int, ...], scheme: str) -> Params:
+    """The weights out of the rows of all layers, and biases of zero."""
+    first = np.cumsum(sizes[1:]) - sizes[1:]
     return tuple(
         Layer(
             weight=standard[start : start + fan_out, :fan_in] * scale(scheme, fan_in, fan_out),
             bias=jnp.zeros(fan_out, standard.dtype),
         )
-        for start, (fan_in, fan_out) in zip(first_rows.tolist(), pairwise(sizes), strict=True)
+        for start, (fan_in, fan_out) in zip(first.tolist(), pairwise(sizes), strict=True)
     )
 
 
@@ -86,12 +97,13 @@ def scale(scheme: str, fan_in: int, fan_out: int) -> float:
     return SCHEMES[scheme][1](fan_in, fan_out) ** 0.5
 
 
+@partial(jax.jit, static_argnames=("columns", "scheme", "dtype"))
 def standard_rows(
     key: Key[Array, ""],
     layers: Int[Array, " rows"],
     rows: Int[Array, " rows"],
-    columns: int,
     *,
+    columns: int,
     scheme: str,
     dtype: jax.typing.DTypeLike,
 ) -> Float[Array, "rows columns"]:
@@ -100,7 +112,6 @@ def standard_rows(
     Each row is drawn from a key of its own, element by element, so that a narrower draw is the left part of a wider
     one: a network padded with further units starts exactly as the network itself.
     """
-    dtype = jax.dtypes.canonicalize_dtype(dtype)
     bound = 3**0.5  # the uniform distribution on [-sqrt(3), sqrt(3)] has variance 1
 
     def draw(l: Int[Array, ""], row: Int[Array, ""]) -> Float[Array, " columns"]:

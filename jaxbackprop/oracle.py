@@ -13,7 +13,7 @@ eight digits. Closer to a kink of f than h the difference means nothing.
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +30,7 @@ from jaxbackprop.backprop import (
     prediction_gradient,
     softmax_jacobian,
 )
+from jaxbackprop.devices import compiler_options
 from jaxbackprop.losses import Objective, mean_loss, softmax
 from jaxbackprop.network import Params, Pass, affine, check_targets, forward, regularization
 
@@ -78,19 +79,26 @@ def finite_difference_gradient(loss_fn: Callable[[PyTree], Array], params: PyTre
 def finite_difference_jacobian(function: Callable[[PyTree], Array], point: PyTree) -> PyTree:
     """The derivative of each entry of `function(point)` by each entry of `point`, in the shapes of `jax.jacobian`."""
     with float64():
-        p, unravel = ravel_pytree(jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), point))
-        h = jnp.diag(STEP * jnp.maximum(1, jnp.abs(p)))
-        moved = jnp.stack([p + h, p - h])
-        ahead, behind = jax.jit(jax.vmap(jax.vmap(lambda q: function(unravel(q)))))(moved)
-        run = jnp.diagonal(moved[0] - moved[1])  # what rounding p + h and p - h has left of 2h
-        slopes = (ahead - behind).reshape(p.size, -1) / run[:, None]
-        rows = jax.vmap(unravel, in_axes=1)(slopes)  # one for each entry of the function's value
-        return jax.tree.map(lambda leaf: leaf.reshape(ahead.shape[1:] + leaf.shape[1:]), rows)
+        point = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), point)
+        # It runs but once.
+        return jax.jit(partial(_differences, function), compiler_options=compiler_options(quick=True))(point)
 
 
 def witnesses(function: Callable[[PyTree], Array], point: PyTree) -> tuple[PyTree, PyTree]:
     """The Jacobian of `function` by autodiff and by finite differences, compiled as one program."""
-    return jax.jit(lambda point: (jax.jacobian(function)(point), finite_difference_jacobian(function, point)))(point)
+    return jax.jit(lambda point: (jax.jacobian(function)(point), _differences(function, point)))(point)
+
+
+def _differences(function: Callable[[PyTree], Array], point: PyTree) -> PyTree:
+    with float64():
+        p, unravel = ravel_pytree(jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), point))
+        h = jnp.diag(STEP * jnp.maximum(1, jnp.abs(p)))
+        moved = jnp.stack([p + h, p - h])
+        ahead, behind = jax.vmap(jax.vmap(lambda q: function(unravel(q))))(moved)
+        run = jnp.diagonal(moved[0] - moved[1])  # what rounding p + h and p - h has left of 2h
+        slopes = (ahead - behind).reshape(p.size, -1) / run[:, None]
+        rows = jax.vmap(unravel, in_axes=1)(slopes)  # one for each entry of the function's value
+        return jax.tree.map(lambda leaf: leaf.reshape(ahead.shape[1:] + leaf.shape[1:]), rows)
 
 
 @lru_cache(maxsize=256)

@@ -22,7 +22,6 @@ settings.register_profile(
 settings.load_profile("fixed")
 
 
-
 def pytest_configure(config):
     """Most of the suite's time is compiling, and many tests need the same programs: they are kept on disk, also for the
     next run. Each worker has its own folder, since JAX writes such a file in place, where another could read half."""

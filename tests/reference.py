@@ -8,12 +8,12 @@ import numpy as np
 from scipy.special import expit, log_expit, log_softmax, ndtr
 
 from jaxbackprop import Layer
-from jaxbackprop.devices import quick_options
+from jaxbackprop.devices import compiler_options
 
 ALPHA, SCALE = 1.6732632423543772, 1.0507009873554805
 
 # For programs that are run a few times: the compiler's optimisations would take longer than they save.
-QUICKLY = quick_options()
+QUICKLY = compiler_options(quick=True)
 
 
 def gelu_slope(z):

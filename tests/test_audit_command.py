@@ -213,6 +213,7 @@ def test_a_notebook(tmp_path, capsys):
     assert "of homework.ipynb" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_folder_of_hand_ins(tmp_path, capsys):
     import pandas as pd
 

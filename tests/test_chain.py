@@ -1,9 +1,12 @@
 """Chains of layers: their gradient against autodiff, and their training."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from reference import QUICKLY
 
 from jaxbackprop import Hyperparameters
 from jaxbackprop.layers.chain import (
@@ -64,7 +67,7 @@ def test_gradient_against_autodiff(make, float64):
     weights = jnp.linspace(0.5, 2, x.shape[-1])
     by_hand = chain_loss_and_grad(network, l2=0.01)
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=QUICKLY)
     def both(params):
         return by_hand(params, x, y, weights), jax.grad(lambda p: by_hand(p, x, y, weights)[0])(params)
 
@@ -76,7 +79,14 @@ def test_gradient_against_autodiff(make, float64):
         assert np.max(np.abs(g - r)) <= 1e-12 * scale
 
 
-@pytest.mark.parametrize("make", [small_convolutional, transformer, lstm])
+@pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(small_convolutional, marks=pytest.mark.slow),
+        pytest.param(transformer, marks=pytest.mark.slow),
+        lstm,
+    ],
+)
 def test_training_lowers_the_loss(make):
     network, x, y = make()
     params = network.init(jax.random.key(0))

@@ -106,7 +106,13 @@ def check_output(out: Path, files: list[str], word: str, printed: str) -> None:
             assert (out / file).read_text().count("\n") > 1
 
 
-@pytest.mark.parametrize(("name", "arguments", "files", "word"), SMALL, ids=[name for name, *_ in SMALL])
+LONG = {"characters", "convolution", "gradient_audit"}  # most of it compiling
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "files", "word"),
+    [pytest.param(*case, id=case[0], marks=[pytest.mark.slow] * (case[0] in LONG)) for case in SMALL],
+)
 def test_script(name, arguments, files, word, tmp_path, capsys):
     tyro.cli(load_script(name).main, args=["--out", str(tmp_path), *shlex.split(arguments)])
     check_output(tmp_path, files, word, capsys.readouterr().out)

@@ -1,9 +1,13 @@
 """Every mistake of a layer's table is held by a mutant, is told from the others, and blames nothing that is right."""
 
+import functools
+
+import jax
 import jax.numpy as jnp
 import layer_mutants
 import numpy as np
 import pytest
+from reference import QUICKLY
 
 from jaxbackprop.layers import ELEMENTWISE, FILES, find_layer
 from jaxbackprop.layers.contract import turn, turn_back
@@ -17,7 +21,7 @@ def roomy(name):
     rng = np.random.default_rng(1)
 
     def normal(*shape):
-        return jnp.asarray(rng.normal(size=shape))
+        return rng.normal(size=shape)
 
     if name in ELEMENTWISE:
         return (normal(4, 7),), {}
@@ -27,8 +31,8 @@ def roomy(name):
         "softmax_cross_entropy": lambda: ((normal(4, 5),), {"target": rng.uniform(size=(4, 5))}),
         "hinge": lambda: ((normal(5, 7),), {"target": rng.integers(0, 5, 7)}),
         "squared_error": lambda: ((normal(3, 5),), {"target": normal(3, 5)}),
-        "dropout": lambda: ((normal(4, 6),), {"rate": 0.3, "mask": jnp.asarray(rng.uniform(size=(4, 6)) > 0.3)}),
-        "embedding": lambda: ((normal(3, 5),), {"index": jnp.asarray(rng.integers(0, 5, (3, 4)))}),
+        "dropout": lambda: ((normal(4, 6),), {"rate": 0.3, "mask": rng.uniform(size=(4, 6)) > 0.3}),
+        "embedding": lambda: ((normal(3, 5),), {"index": rng.integers(0, 5, (3, 4))}),
         "batch_norm": lambda: ((normal(5, 5), normal(5), normal(5)), {"eps": 1e-2}),
         "spatial_batch_norm": lambda: ((normal(3, 2, 4, 5), normal(3), normal(3)), {"eps": 1e-2}),
         "layer_norm": lambda: ((normal(5, 5), normal(5), normal(5)), {"eps": 1e-2}),
@@ -42,7 +46,7 @@ def roomy(name):
             (normal(3, 13, 4), normal(3, 3, 3), normal(3)),
             {"stride": 2, "pad": 1, "dilation": 2},
         ),
-        "max_pool": lambda: ((jnp.round(normal(3, 7, 9, 4)),), {"size": 3, "stride": 2, "pad": 1}),
+        "max_pool": lambda: ((np.round(normal(3, 7, 9, 4)),), {"size": 3, "stride": 2, "pad": 1}),
         "average_pool": lambda: ((normal(3, 7, 9, 4),), {"size": 3, "stride": 2, "pad": 1}),
         "rnn_step": lambda: ((normal(3, 5), normal(4, 5), normal(4, 3), normal(4, 4) / 2, normal(4)), {}),
         "rnn": lambda: ((normal(3, 4, 5), normal(4, 5), normal(4, 3) / 2, normal(4, 4) / 2, normal(4)), {}),
@@ -57,16 +61,29 @@ def roomy(name):
     }[name]()
 
 
+@functools.cache
 def case_of(name):
-    layer = find_layer(name)
-    arguments, options = roomy(name)
-    out, cache = layer.forward(*arguments, **options)
-    dout = jnp.asarray(np.random.default_rng(2).normal(size=out.shape)) if out.ndim else jnp.asarray(0.7)
-    right = layer.backward(dout, cache)
+    """The roomy case, its right gradients and each mistake's, all of one program."""
+    with float64():
+        layer = find_layer(name)
+        arguments, options = roomy(name)
+        arrays = {key: jnp.asarray(value) for key, value in options.items() if isinstance(value, np.ndarray)}
+        options = {**options, **arrays}
+        shape = jax.eval_shape(lambda *a: layer.forward(*a, **options)[0], *arguments).shape
+        dout = np.random.default_rng(2).normal(size=shape) if shape else np.asarray(0.7)
+
+        @functools.partial(jax.jit, compiler_options=QUICKLY)
+        def every_gradient(arguments, dout):
+            cache = layer.forward(*arguments, **options)[1]
+            predictions = {mistake.code: mistake.predict(dout, cache) for mistake in layer.mistakes}
+            return layer.backward(dout, cache), {
+                code: p for code, p in predictions.items() if any(q is not None for q in p)
+            }
+
+        right, predictions = jax.tree.map(np.asarray, every_gradient(arguments, dout))
     predictions = {
-        mistake.code: tuple(r if p is None else p for p, r in zip(mistake.predict(dout, cache), right, strict=True))
-        for mistake in layer.mistakes
-        if any(p is not None for p in mistake.predict(dout, cache))
+        code: tuple(r if p is None else p for p, r in zip(prediction, right, strict=True))
+        for code, prediction in predictions.items()
     }
     return layer, arguments, options, dout, right, predictions
 
@@ -94,7 +111,7 @@ ELSEWHERE = {
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_every_mistake_is_told_from_what_is_right_and_from_the_others(name, float64):
+def test_every_mistake_is_told_from_what_is_right_and_from_the_others(name):
     *_, right, predictions = case_of(name)
     assert {m.code for m in find_layer(name).mistakes} - ELSEWHERE.get(name, set()) <= set(predictions)
     for code, got in predictions.items():
@@ -120,29 +137,23 @@ MUTANTS = [name for name in FILES if hasattr(layer_mutants, name)]
 CODES = [(name, m.code) for name in MUTANTS for m in find_layer(name).mistakes if m.code not in ELSEWHERE.get(name, ())]
 
 
-@pytest.fixture(scope="module")
-def cases():
-    with float64():
-        return {name: case_of(name) for name in MUTANTS}
-
-
-def mutant_of(cases, name, code):
-    layer, arguments, options, dout, right, predictions = cases[name]
+def mutant_of(name, code):
+    layer, arguments, options, dout, right, predictions = case_of(name)
     turned, given, error = in_courses_layout(layer, arguments, options, dout)
     got = getattr(layer_mutants, name)(error, *turned, **given, mistake=code)
     return [turn(np.asarray(g), axes) for g, axes in zip(got, layer.samples_first, strict=True)], right, predictions
 
 
 @pytest.mark.parametrize("name", MUTANTS)
-def test_the_mutants_without_a_mistake_are_right(name, cases):
-    got, right, predictions = mutant_of(cases, name, None)
+def test_the_mutants_without_a_mistake_are_right(name):
+    got, right, predictions = mutant_of(name, None)
     assert distance(got, right) < 1e-10
     assert explained_by(got, right, predictions) == []
 
 
 @pytest.mark.parametrize(("name", "code"), CODES)
-def test_a_mutant_gets_its_own_diagnosis(name, code, cases):
-    got, right, predictions = mutant_of(cases, name, code)
+def test_a_mutant_gets_its_own_diagnosis(name, code):
+    got, right, predictions = mutant_of(name, code)
     assert distance(got, predictions[code]) < 1e-8 * max(1, distance(got, right))
     assert explained_by(got, right, predictions) == [code]
 

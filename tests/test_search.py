@@ -182,23 +182,29 @@ def test_other_estimators_are_searched_as_scikit_learn_does():
     assert_same_search(ours, GridSearchCV(inside, {"regressor__alpha": [0.1, 1]}, cv=2).fit(*data))
 
 
-def test_the_other_searches_of_the_family():
+def test_it_is_randomized_search_too():
     space = {"alpha": loguniform(1e-4, 1), "hidden_layer_sizes": [(3,), (5,)]}
     pair = [
         kind(BASE, space, n_iter=4, random_state=7, cv=2).fit(X, Y)
         for kind in (SweepRandomizedSearchCV, RandomizedSearchCV)
     ]
     assert_same_search(*pair)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "options", [{"min_resources": 40}, {"resource": "max_iter", "max_resources": 12, "min_resources": 3}]
+)
+def test_it_is_halving_search(options):
     grid = {"alpha": [1e-4, 1e-2, 1.0, 10.0], "activation": ["relu", "tanh"]}
-    for options in ({"min_resources": 40}, {"resource": "max_iter", "max_resources": 12, "min_resources": 3}):
-        pair = [
-            kind(BASE, grid, factor=2, random_state=0, cv=2, **options).fit(X, Y)
-            for kind in (SweepHalvingSearchCV, HalvingGridSearchCV)
-        ]
-        assert_same_search(*pair)
-        assert pair[0].n_candidates_ == pair[1].n_candidates_
-        assert pair[0].best_params_ == pair[1].best_params_
-        assert pair[0].best_score_ == pytest.approx(pair[1].best_score_)
+    pair = [
+        kind(BASE, grid, factor=2, random_state=0, cv=2, **options).fit(X, Y)
+        for kind in (SweepHalvingSearchCV, HalvingGridSearchCV)
+    ]
+    assert_same_search(*pair)
+    assert pair[0].n_candidates_ == pair[1].n_candidates_
+    assert pair[0].best_params_ == pair[1].best_params_
+    assert pair[0].best_score_ == pytest.approx(pair[1].best_score_)
 
 
 def test_steps_are_fitted_once_a_fold():

@@ -17,7 +17,7 @@ from jaxbackprop.auditing.points import Leaves, Structure, describe
 from jaxbackprop.auditing.summary import NetworkReport, Outcome
 from jaxbackprop.auditing.whole import examine
 from jaxbackprop.auditing.witness import Known, Witness
-from jaxbackprop.devices import quick_options
+from jaxbackprop.devices import compiler_options
 from jaxbackprop.network import Layer
 from jaxbackprop.oracle import float64
 from jaxbackprop.selection import choose_activation
@@ -226,4 +226,4 @@ def padded_program(activations: tuple[str, ...]) -> Callable[..., Any]:
         activation = choose_activation(activations, number)
         return mathematics.loss(params, x, y, activation=activation, l2=l2, weights=weights)
 
-    return jax.jit(jax.grad(loss), compiler_options=quick_options())
+    return jax.jit(jax.grad(loss), compiler_options=compiler_options(quick=True))

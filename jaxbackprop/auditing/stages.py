@@ -29,7 +29,7 @@ from jaxbackprop.auditing.mistakes.stagewise import (
 from jaxbackprop.auditing.mistakes.variants import RIGHT
 from jaxbackprop.auditing.points import Leaves, Structure, copied, describe, draw_point, given_point
 from jaxbackprop.auditing.report import StageFinding, StageReport, listed
-from jaxbackprop.devices import quick_options
+from jaxbackprop.devices import compiler_options
 from jaxbackprop.losses import mean_loss
 from jaxbackprop.oracle import float64
 
@@ -245,7 +245,7 @@ def right_errors(network: Network, layout: Layout, point: Leaves, t: Trace) -> l
         return mean_loss(z, y, objective=network.objective)
 
     with float64():
-        program = jax.jit(jax.grad(shifted_loss), compiler_options=quick_options())
+        program = jax.jit(jax.grad(shifted_loss), compiler_options=compiler_options(quick=True))
         data = jax.tree.map(jnp.asarray, ([np.zeros_like(z) for z in t.z[1:]], t.a[0], t.y, layout.layers(point)))
         return [np.empty(0), *map(np.asarray, program(*data))]
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxbackprop.devices import quick_options
+from jaxbackprop.devices import compiler_options
 from jaxbackprop.oracle import float64
 
 ELEMENTWISE: dict[str, Callable[..., Any]] = {
@@ -113,4 +113,4 @@ def _traced(function: Callable[..., Any], shapes: tuple[tuple[int, ...], ...]) -
 
 @lru_cache(maxsize=64)
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    return jax.jit(function, compiler_options=quick_options())
+    return jax.jit(function, compiler_options=compiler_options(quick=True))

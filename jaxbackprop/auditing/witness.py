@@ -19,7 +19,7 @@ from jaxbackprop.auditing.differences import Slope, differentiate
 from jaxbackprop.auditing.points import Leaves, Structure, given_point, in_double, root_mean_square
 from jaxbackprop.auditing.refusals import AuditError
 from jaxbackprop.auditing.refusals import call as guarded
-from jaxbackprop.devices import quick_options
+from jaxbackprop.devices import compiler_options
 from jaxbackprop.oracle import float64
 
 AUTODIFF = "jax.grad of the loss, in float64"
@@ -93,7 +93,7 @@ def make_program(
         return loss_fn(jax.tree.unflatten(treedef, leaves), *args)
 
     program = jax.value_and_grad(whole) if slopes else lambda leaves, arrays: (whole(leaves, arrays), [])
-    return jax.jit(program, compiler_options=quick_options()) if compiled else program
+    return jax.jit(program, compiler_options=compiler_options(quick=True)) if compiled else program
 
 
 # A loss that is compiled already does not follow what it closes over; so neither need this.

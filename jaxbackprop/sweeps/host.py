@@ -196,6 +196,7 @@ def make_recipe(job: Job, program: Program) -> Recipe:
         job.shared_l2,
         job.assess,
         records,
+        program.quick,
     )
 
 

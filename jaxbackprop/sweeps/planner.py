@@ -36,6 +36,7 @@ FLOP = 6e-12  # in a matrix product
 
 CACHE = 300_000  # bytes of activations of one chunk, so that forward and backward pass stay in a core's cache
 SLOTS = {"sgd": 0, "momentum": 1, "nesterov": 1, "adam": 2, "adam_hat": 2, "adamw": 2, "rmsprop": 1, "adagrad": 1}
+QUICK = 0.6  # how much of the time a quick compilation takes, see `compiler_options`
 FEWEST = 4  # networks of a chunk, however large: their matrix products run faster side by side
 
 
@@ -87,6 +88,7 @@ class Program:
     waste: float
     seconds: float
     compile_seconds: float
+    quick: bool
     memory: int
 
 
@@ -347,6 +349,8 @@ def _cut_into_chunks(
     pick = int(np.argmin(times))
     widths = np.array([trials[n // splits].hidden for n in networks], int).reshape(len(networks), -1)
     useful = float(_work(widths, workload, samples, chosen=chosen).sum())
+    seconds = float(times[pick] * steps)
+    quick = seconds < compile_seconds
     return Program(
         hidden=hidden,
         activations=activations,
@@ -358,8 +362,9 @@ def _cut_into_chunks(
         size=int(chunk_sizes[pick]),
         padded=bool((widths != np.array(hidden)).any()),
         waste=1 - useful / (step * len(networks)),
-        seconds=float(times[pick] * steps),
-        compile_seconds=compile_seconds,
+        seconds=seconds,
+        compile_seconds=compile_seconds * (QUICK if quick else 1),
+        quick=quick,
         memory=held * len(networks) + live * int(chunk_sizes[pick]) * workload.devices + data,
     )
 

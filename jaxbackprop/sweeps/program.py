@@ -116,7 +116,8 @@ class Recipe(NamedTuple):
     the loss on held-out samples; "score", their negative score; or None. With `shared_l2` l2 is divided by what the
     samples of a batch count together, which is what scikit-learn's alpha means. Without `assess` a record evaluates
     held-out samples alone, and those only where they are monitored; the training loss is then the mean loss of the
-    batches since the last record. `records` is how many records of each network a call hands back, at most.
+    batches since the last record. `records` is how many records of each network a call hands back, at most. `quick` is
+    for a training so short that compiling it well would take longer.
     """
 
     activations: tuple[Activation, ...]
@@ -128,6 +129,7 @@ class Recipe(NamedTuple):
     shared_l2: bool = False
     assess: bool = True
     records: int = 0
+    quick: bool = False
 
     @property
     def runs(self) -> bool:
@@ -382,4 +384,4 @@ def make_program(mesh: Mesh, recipe: Recipe) -> Any:
         out_specs=spread,
         check_vma=False,  # the loops' lengths are traced: nothing is communicated, so there is nothing to check
     )
-    return jax.jit(sharded, donate_argnums=0, compiler_options=compiler_options())
+    return jax.jit(sharded, donate_argnums=0, compiler_options=compiler_options(quick=recipe.quick))

@@ -20,7 +20,7 @@ def _draw_block(
     seeds: Int[Array, " rows"], l: Int[Array, ""], rows: Int[Array, " rows"], *, columns: int, scheme: str, dtype: str
 ) -> Float[Array, "rows columns"]:
     def draw(seed: Array, row: Array) -> Array:
-        return standard_rows(jax.random.key(seed), l[None], row[None], columns, scheme=scheme, dtype=dtype)[0]
+        return standard_rows(jax.random.key(seed), l[None], row[None], columns=columns, scheme=scheme, dtype=dtype)[0]
 
     return jax.vmap(draw)(seeds, rows)
 
