@@ -102,7 +102,7 @@ def test_another_number_of_samples_is_refused():
         fit_chain(network, network.init(jax.random.key(0)), x, y[:, :2], Hyperparameters(0.1), steps=1)
 
 
-@pytest.mark.parametrize("make", [small_convolutional, transformer, lstm])
+@pytest.mark.parametrize("make", [pytest.param(transformer, marks=pytest.mark.slow), small_convolutional, lstm])
 def test_by_hand_needs_no_more_memory_than_autodiff(make):
     network, x, y = make()
     params, by_hand = network.init(jax.random.key(0)), chain_loss_and_grad(network)

@@ -106,7 +106,7 @@ def check_output(out: Path, files: list[str], word: str, printed: str) -> None:
             assert (out / file).read_text().count("\n") > 1
 
 
-LONG = {"characters", "convolution", "gradient_audit"}  # most of it compiling
+LONG = {"characters", "convolution", "course", "gradient_audit"}  # most of it compiling
 
 
 @pytest.mark.parametrize(
@@ -194,6 +194,7 @@ def test_the_course_conventions_map_onto_ours(activation):
     np.testing.assert_allclose(curves[0], numpy_trace(activation, 300), rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_the_course_descent_becomes_unstable_just_before_iteration_1000():
     course = load_script("course")
     moons = load("moons")

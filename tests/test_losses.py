@@ -24,7 +24,7 @@ SAMPLES = 7
 def draw(classes, objective="softmax", samples=SAMPLES, seed=0):
     """Logits, targets and sample weights."""
     problem = reference.draw_problem(seed, (3, classes), samples, objective=objective)
-    z = 3 * jax.random.normal(jax.random.key(seed), (classes, samples))
+    z = jnp.asarray(3 * np.random.default_rng(seed).normal(size=(classes, samples)))
     return z, problem.y, problem.weights
 
 
