@@ -162,6 +162,28 @@ def in_courses_layout(case):
     return dout, turned, given
 
 
+def in_courses_words(name):
+    """The options of a case as the further arguments of a course's forward pass."""
+    _, arguments, options = in_courses_layout(case_of(name))
+    if "target" in options or "index" in options:
+        return list(options.values())
+    if "dropout" in name:
+        return [{"p": 1 - options["rate"], "mask": options["mask"]}]
+    if "groups" in options:
+        return [options["groups"], {"eps": options["eps"]}]
+    if "axes" in options:
+        return [arguments[0].shape[1:], {"eps": options["eps"]}]
+    if "rms_norm" in name:
+        return [options["eps"]]
+    if "training" in options:
+        return [{"mode": "test", **{key: value for key, value in options.items() if key != "training"}}]
+    if "size" in options:
+        size, names = options.pop("size"), {"count_padding": "count_include_pad"}
+        renamed = {names.get(key, key): value for key, value in options.items()}
+        return [{"pool_height": size, "pool_width": size, **renamed}]
+    return [options] if options else []
+
+
 def mutant_of(name, code):
     """What the mutant of a case gives with a mistake, or None for none: as it gives it."""
     dout, arguments, options = in_courses_layout(case_of(name))

@@ -68,11 +68,11 @@ def inference(dout, x, gamma, mean, variance, mistake):
 
 
 def layer_norm(dout, x, gamma, beta, eps=None, axes=(0,), mistake=None):
-    """Over all but the samples; features are counted from the last axis, as transposing leaves them."""
+    """Over all but the samples; `axes` are counted from the last one, as transposing leaves them."""
     assert len(axes) == x.ndim - 1
     within = tuple(x.ndim - 1 - axis for axis in axes)
-    dx, dgamma, dbeta = normalization(dout, x, gamma.T[None], beta.T[None], within, eps, mistake)
-    return dx, dgamma[0].T, dbeta[0].T
+    dx, dgamma, dbeta = normalization(dout, x, gamma[None], beta[None], within, eps, mistake)
+    return dx, dgamma[0], dbeta[0]
 
 
 def spatial_batch_norm(
