@@ -114,6 +114,87 @@ def test_another_layer_is_told_and_judged_all_the_same():
     assert any("is not the layer 'tanh'" in note for note in report.notes)
 
 
+@pytest.mark.parametrize("array", [np.asarray, jnp.asarray])
+def test_what_a_tie_excuses_and_what_not(array):
+    x = np.zeros((1, 1, 2, 4))
+    x[..., 1, 3] = 1.0
+
+    def forward(x, pool_param):
+        return array(x).reshape(1, 1, 1, 2, 2, 2).max(axis=(3, 5)), x
+
+    def to_all(dout, x):
+        windows = x.reshape(1, 1, 1, 2, 2, 2)
+        return ((windows == windows.max(axis=(3, 5), keepdims=True)) * dout[:, :, :, None, :, None]).reshape(x.shape)
+
+    def shared(dout, x):
+        windows = x.reshape(1, 1, 1, 2, 2, 2)
+        equal = windows == windows.max(axis=(3, 5), keepdims=True)
+        return (equal / equal.sum(axis=(3, 5), keepdims=True) * dout[:, :, :, None, :, None]).reshape(x.shape)
+
+    param = {"pool_height": 2, "pool_width": 2, "stride": 2}
+    report = audit_vjp(forward, to_all, x, param, layer="max_pool")
+    assert [finding.diagnosis for finding in report.findings] == ["tie_to_all"], report
+    report = audit_vjp(forward, shared, x, param, layer="max_pool")
+    assert report.ok, report
+    x += RNG.normal(size=x.shape)
+    assert audit_vjp(forward, to_all, x, param, layer="max_pool").ok
+
+
+def test_dropout_draws_the_mask_of_the_course():
+    def forward(x, dropout_param):
+        mask = (np.random.RandomState(dropout_param["seed"]).rand(*x.shape) < dropout_param["p"]) / dropout_param["p"]
+        return x * mask, (dropout_param, mask)
+
+    param = {"mode": "train", "p": 0.7, "seed": 231}
+    report = audit_vjp(forward, lambda dout, cache: dout * (cache[1] > 0), X, param, layer="dropout")
+    assert [finding.diagnosis for finding in report.findings] == ["scale_forgotten"], report
+
+
+@pytest.mark.parametrize("samples_first", [True, False])
+def test_targets_follow_the_layout(samples_first):
+    z, y = RNG.normal(size=(6, 3)), RNG.uniform(size=(6, 3))
+    axis, given = (1, (z, y)) if samples_first else (0, (z.T, y.T))
+
+    def forward(z, y):
+        shifted = z - z.max(axis=axis, keepdims=True)
+        return -(y * (shifted - np.log(np.exp(shifted).sum(axis=axis, keepdims=True)))).sum() / 6, (z, y)
+
+    def backward(dout, cache):
+        e = np.exp(cache[0])
+        return dout * (e / e.sum(axis=axis, keepdims=True) - cache[1]) / 6
+
+    report = audit_vjp(forward, backward, *given, layer="softmax_cross_entropy", samples_first=samples_first)
+    assert [finding.diagnosis for finding in report.findings] == ["sum_dropped"], report
+
+
+def test_a_backward_pass_may_give_the_first_gradients_alone():
+    report = audit_vjp(affine_forward, lambda dout, cache: dout @ cache[1].T / 6, X, W, B, layer="affine")
+    assert [finding.diagnosis for finding in report.findings] == ["input_averaged"], report
+
+
+def test_one_mistake_that_explains_all_leaves_goes_before_several():
+    """Where only the initial state's gradient is wrong, nothing was forgotten between the steps."""
+
+    def forward(x, h, wx, wh, b):
+        hs = [h]
+        for t in range(x.shape[1]):
+            hs.append(np.tanh(x[:, t] @ wx + hs[-1] @ wh + b))
+        return np.stack(hs[1:], axis=1), (x, hs, wx, wh)
+
+    def backward(dout, cache):
+        x, hs, wx, wh = cache
+        dx, dwx, dwh, db, carry = np.zeros_like(x), 0 * wx, 0 * wh, 0, 0
+        for t in reversed(range(x.shape[1])):
+            dz = (dout[:, t] + carry) * (1 - hs[t + 1] ** 2)
+            dx[:, t], carry = dz @ wx.T, dz @ wh.T
+            dwx, dwh, db = dwx + x[:, t].T @ dz, dwh + hs[t].T @ dz, db + dz.sum(0)
+        return dx, 0 * carry, dwx, dwh, db
+
+    shapes = [(4, 3, 2), (4, 5), (2, 5), (5, 5), 5]
+    report = audit_vjp(forward, backward, *(RNG.normal(size=shape) / 2 for shape in shapes), layer="rnn")
+    assert [finding.diagnosis for finding in report.findings] == [None, "initial_state_forgotten", None, None, None]
+
+
 def with_rule(slope):
     @jax.custom_vjp
     def layer(x, w):

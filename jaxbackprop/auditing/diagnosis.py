@@ -5,13 +5,14 @@ that explains all leaves, the right ones included, goes before several that expl
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cache, partial
 from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
-from jaxbackprop.auditing.judge import Evidence, largest, tolerance
+from jaxbackprop.auditing.judge import Evidence, compare, largest, tolerance
 from jaxbackprop.auditing.layered import Steps
 from jaxbackprop.auditing.mistakes.backward_steps import NETWORK_HYPOTHESES
 from jaxbackprop.auditing.mistakes.general import HYPOTHESES, Hypothesis, fitted_factor, inner, number, ratio
@@ -51,13 +52,14 @@ def diagnose(e: Evidence, family: Family | None, table: tuple[Hypothesis, ...] =
     def fits(candidate: Candidate, i: int) -> bool:
         return candidate.unexplained.get(i, 1.0) <= max(NEXT_TO_NOTHING, noises[i])
 
-    special = [] if family is None else list(network_candidates(e, family, wrong))
+    special = list(table_candidates(e, wrong, table) if family is None else network_candidates(e, family, wrong))
     whole = [c for c in special if c.spares_the_right and all(fits(c, i) for i in wrong)]
     if whole:
         one = best(whole, noises)
         return {i: Diagnosis(one.code, one.sentence, 1 - one.unexplained[i]) for i in wrong}
 
-    candidates = [*general_candidates(e, wrong, (*table, *HYPOTHESES)), *special]
+    general = general_candidates(e, wrong, (*table, *HYPOTHESES))
+    candidates = [*general, *([] if family is None else special)]
     fitting = {i: [c for c in candidates if fits(c, i)] for i in wrong}
     rest = [i for i in wrong if not fitting[i]]
     if family is not None and rest:
@@ -77,6 +79,16 @@ def diagnose(e: Evidence, family: Family | None, table: tuple[Hypothesis, ...] =
             where = "" if family is None or known.code else deduction(family, i)
             diagnoses[i] = known._replace(sentence=known.sentence + where)
     return diagnoses
+
+
+def table_candidates(e: Evidence, wrong: Sequence[int], table: Sequence[Hypothesis]) -> Iterator[Candidate]:
+    """What a table's hypotheses leave unexplained, of all leaves at once; of what they leave right they say nothing."""
+    for rank, hypothesis in enumerate(table):
+        guesses = {i: guess for i in range(len(e.paths)) for guess in hypothesis.predict(e, i)}
+        left = {i: unexplained(e, i, guesses[i].gradient.__getitem__) for i in wrong if i in guesses}
+        others = [i for i in guesses if i not in wrong and i not in e.missing]
+        spared = all(spares(e, i, guesses[i].gradient.__getitem__) for i in others)
+        yield Candidate(rank, hypothesis.code, hypothesis.sentence, left, spared)
 
 
 def general_candidates(e: Evidence, wrong: Sequence[int], table: Sequence[Hypothesis]) -> Iterator[Candidate]:
@@ -100,7 +112,9 @@ def network_candidates(e: Evidence, f: Family, wrong: Sequence[int]) -> Iterator
                 if left[i] < 0.5:
                     left[i] = unexplained(e, i, leaf)
             if min(left.values()) < 0.5:
-                spared = all(spares(e, i, predict) for i in range(len(e.paths)) if i not in wrong)
+                spared = all(
+                    spares(e, i, partial(predict_leaf, predict, i)) for i in range(len(e.paths)) if i not in wrong
+                )
                 yield Candidate(rank, hypothesis.code, hypothesis.sentence.format(**facts), left, spared)
 
 
@@ -167,6 +181,31 @@ def and_a_factor(factor: float | int, e: Evidence) -> str:
     return f"; and on top of that it is {number(factor)} times as large{name}"
 
 
+def without_false_excuses(e: Evidence, table: Sequence[Hypothesis], derivation: Hypothesis) -> Evidence:
+    """Where the largest of several numbers is equal to another one, any shares of the two are a slope if they sum to
+    one. If a prediction of the table fits at every point, and at a kink sums to something else than the derivation by
+    hand, that kink excuses nothing; and the derivation tells what is right there."""
+    verdicts, known = [list(row) for row in e.verdicts], list(e.known)
+    for i in range(len(e.paths)):
+        kinks = [k for k, row in enumerate(e.verdicts) if row[i].excuse == "kink" or np.isnan(e.right(k, i)).any()]
+        if not kinks or e.wrong_points(i):
+            continue
+        (right,) = derivation.predict(e, i)
+        for guess in (guess for hypothesis in table for guess in hypothesis.predict(e, i)):
+            if all(near(e, i, got[i], predicted) for got, predicted in zip(e.got, guess.gradient, strict=True)):
+                for k in kinks:
+                    by_hand = right.gradient[k]
+                    if not near(e, i, guess.gradient[k].sum(), by_hand.sum()):
+                        verdicts[k][i] = compare(e.got[k][i], by_hand, 0 * by_hand, None, tolerance(e.dtypes[i]))
+                        gradient = [by_hand if j == i else leaf for j, leaf in enumerate(known[k].gradient)]
+                        known[k] = known[k]._replace(gradient=gradient)
+    return replace(e, verdicts=verdicts, known=known)
+
+
+def near(e: Evidence, i: int, some: np.ndarray, other: np.ndarray) -> bool:
+    return largest(some - other) <= tolerance(e.dtypes[i]) * largest(other)
+
+
 def predict_point(f: Family, steps: Callable[[int], Steps], k: int) -> list[np.ndarray]:
     return f.predict(steps(k), k)
 
@@ -224,11 +263,11 @@ def best(candidates: Sequence[Candidate], noises: Mapping[int, float]) -> Candid
     return min((c for c in candidates if worst(c) <= limit), key=lambda c: c.rank)
 
 
-def spares(e: Evidence, i: int, predict: Callable[[int], Sequence[np.ndarray]]) -> bool:
+def spares(e: Evidence, i: int, predict: Callable[[int], np.ndarray]) -> bool:
     """Whether a hypothesis leaves a right leaf right."""
     for k in e.judged_points(i):
         right = e.right(k, i)
-        off = largest(predict(k)[i] - right)
+        off = largest(predict(k) - right)
         if off > 2 * tolerance(e.dtypes[i]) * largest(right) + 3 * largest(e.known[k].error[i]):
             return False
     return True

@@ -7,6 +7,7 @@ pass has to give. dout is drawn at random, so that no entry of the Jacobian can 
 import copy
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import jax
@@ -14,14 +15,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxbackprop._checks import check_integer
-from jaxbackprop.auditing.judge import Evidence, largest
+from jaxbackprop.auditing.judge import Evidence, largest, tolerance
 from jaxbackprop.auditing.mistakes.general import Guess, Hypothesis
 from jaxbackprop.auditing.points import Leaves, Structure, describe, given_point
 from jaxbackprop.auditing.refusals import call
 from jaxbackprop.auditing.report import Report
 from jaxbackprop.auditing.whole import examine
 from jaxbackprop.auditing.witness import AUTODIFF, make_witness, own_pullback
-from jaxbackprop.layers import Derived, find_layer
+from jaxbackprop.devices import compiler_options
+from jaxbackprop.layers import Derived, Mistake, find_layer
 from jaxbackprop.layers.contract import turn, turn_back
 from jaxbackprop.oracle import float64
 
@@ -98,11 +100,11 @@ def audit_vjp(
 
     witness = make_witness(loss_fn, structure, (), rng)
     rows: tuple[Hypothesis, ...] = ()
+    right: Hypothesis | None = None
     notes: list[str] = []
     if derived is not None:
-        rest = [value for place, value in enumerate(args) if place not in float_places(args)]
-        rows, notes = layer_rows(derived, structure, given_point(structure), out, dout, rest, samples_first)
-    report = examine(gradients, witness, structure, (), rng, points=points, table=rows)
+        rows, right, notes = layer_rows(derived, structure, given_point(structure), out, dout, args, samples_first)
+    report = examine(gradients, witness, structure, (), rng, points=points, table=rows, derivation=right)
     told = [note for note in report.notes if "Network(" not in note]
     told = [note.replace("gradient_fn writes into the parameters", "arguments are written into") for note in told]
     all_notes = (*told, *notes, *sorted(changed), *rounding_notes(report, structure))
@@ -156,17 +158,29 @@ def layer_rows(
     center: Leaves,
     out: Any,
     dout: Any,
-    rest: Sequence[Any],
+    args: Sequence[Any],
     samples_first: bool,
-) -> tuple[tuple[Hypothesis, ...], list[str]]:
-    """The layer's own mistakes as hypotheses, none of them if forward is not that layer; and what to say then."""
+) -> tuple[tuple[Hypothesis, ...], Hypothesis | None, list[str]]:
+    """The layer's own mistakes as hypotheses, and what is right; none if forward is not that layer, and what to say."""
     axes = derived.samples_first if samples_first else (None,) * len(derived.arguments)
     out_axes = derived.out_samples_first if samples_first else None
+    places = float_places(args)[: len(axes)]  # a target may be of floating point, too
+    rest = [value for place, value in enumerate(args) if place not in places]
+
+    def whole(*arrays: Any) -> tuple[Any, Any]:
+        shape = np.shape(args[places[0]])
+        read = derived.read_options(*copy.deepcopy(rest)).items()
+        options = {key: value(shape) if callable(value) else value for key, value in read}
+        sampled = {key: jnp.asarray(options[key]) for key in derived.with_samples if key in options}
+        options |= {key: array.T if samples_first else array for key, array in sampled.items()}
+        return derived.forward(*arrays, **options)
+
+    forward = jax.jit(whole, compiler_options=compiler_options(quick=True))
 
     def run(point: Leaves) -> tuple[Any, Any]:
         with float64():
-            arrays = [turn(jnp.asarray(leaf), a) for leaf, a in zip(point, axes, strict=True)]
-            made, cache = derived.forward(*arrays, **derived.read_options(*copy.deepcopy(list(rest))))
+            given = [*point, *(args[place] for place in places[len(point) :])]  # backward may leave out the last ones
+            made, cache = forward(*(turn(jnp.asarray(leaf), a) for leaf, a in zip(given, axes, strict=True)))
             return np.asarray(turn_back(made, out_axes)), cache
 
     other = f"forward is not the layer {derived.name!r} as it is here"
@@ -174,11 +188,11 @@ def layer_rows(
     try:
         ours, _ = run(center)
     except Exception as error:
-        return (), [f"{other} ({type(error).__name__}: {' '.join(str(error).split())[:200]}); {asked}"]
-    tolerance = 1e-6 if all(dtype.itemsize == 8 for dtype in structure.dtypes) else 1e-3
-    if np.shape(out) != ours.shape or largest(np.asarray(out) - ours) > tolerance * largest(ours):
+        return (), None, [f"{other} ({type(error).__name__}: {' '.join(str(error).split())[:200]}); {asked}"]
+    allowed = max(map(tolerance, structure.dtypes))
+    if np.shape(out) != ours.shape or largest(np.asarray(out) - ours) > allowed * largest(ours):
         where = f"shape {np.shape(out)}, not {ours.shape}" if np.shape(out) != ours.shape else "another value"
-        return (), [f"{other}: its out has {where}; {asked}"]
+        return (), None, [f"{other}: its out has {where}; {asked}"]
     caches: dict[int, Any] = {}
 
     def hypothesis(mistake: Any) -> Hypothesis:
@@ -189,7 +203,7 @@ def layer_rows(
                 caches[k] = run(e.points[k])[1]
             if k not in predicted:
                 with float64():
-                    predicted[k] = mistake.predict(turn(jnp.asarray(dout), out_axes), caches[k])
+                    predicted[k] = compiled(mistake.predict)(turn(jnp.asarray(dout), out_axes), caches[k])
             return predicted[k]
 
         def predict(e: Evidence, i: int) -> Iterator[Guess]:
@@ -200,7 +214,12 @@ def layer_rows(
 
         return Hypothesis(mistake.code, predict, mistake.text.rstrip(".").replace("{", "{{").replace("}", "}}"))
 
-    return tuple(map(hypothesis, derived.mistakes)), []
+    return tuple(map(hypothesis, derived.mistakes)), hypothesis(Mistake("derivation", "", derived.backward)), []
+
+
+@cache
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    return jax.jit(function, compiler_options=compiler_options(quick=True))
 
 
 def rounding_notes(report: Report, structure: Structure) -> list[str]:
@@ -212,7 +231,7 @@ def rounding_notes(report: Report, structure: Structure) -> list[str]:
         if finding.ok and finding.got is not None and finding.right is not None:
             unit = float(jnp.finfo(dtype).eps) * 2.0 ** np.floor(np.log2(largest(finding.right) or 1.0))
             units = largest(finding.got - finding.right) / unit
-            if units > 0:
+            if 0 < units * unit <= tolerance(dtype) * largest(finding.right):  # more of it is a kink's
                 parts.append(f"{finding.path} by {max(1, round(units))}")
     if not parts:
         return []

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxbackprop._checks import check_integer, check_real
-from jaxbackprop.auditing.diagnosis import Diagnosis, and_a_factor, diagnose
+from jaxbackprop.auditing.diagnosis import Diagnosis, and_a_factor, diagnose, without_false_excuses
 from jaxbackprop.auditing.judge import Evidence, compare, judge, tolerance
 from jaxbackprop.auditing.kinks import kink_notes, kink_point
 from jaxbackprop.auditing.layered import Layout, Network, Steps, Trace, backward, check_reduction, find_layers, trace
@@ -111,6 +111,7 @@ def examine(
     reduction: str | None = None,
     loss_is: Callable[[int | None], str | None] = lambda samples: None,
     table: tuple[Hypothesis, ...] = (),
+    derivation: Hypothesis | None = None,
 ) -> Report:
     """`audit`, with whoever knows the right gradient.
 
@@ -178,6 +179,8 @@ def examine(
             missing=frozenset(bad),
             summed=bool(samples and samples > 1 and choice.is_sum(multiple)),
         )
+        if derivation is not None:
+            evidence = without_false_excuses(evidence, table, derivation)
         family = None
         if network is not None and layout is not None:
             scaled_traces = [t._replace(l2=strength or 0.0) for t in traces]

@@ -81,7 +81,9 @@ def read_options(bn_param: Mapping[str, Any] | None = None, *rest: Any) -> dict[
 
 
 def _flat(cache: Cache, wrong: tuple) -> tuple:
+    """At inference there are no paths that could be wrong in dL/dx."""
     dx, *of_features = wrong
+    dx = dx if cache[0].value else None
     return dx, *(None if g is None else g.ravel() for g in of_features)
 
 

@@ -56,7 +56,9 @@ class Derived(NamedTuple):
       rank than these axes, as x of a single time step or of a sequence, the axes are all reversed.
     - `out_samples_first`: the same for `out`.
     - `read_options`: turns the further arguments of a person's forward, in order, such as CS231n's
-      `{"stride": 1, "pad": 1}`, into keywords of `forward`.
+      `{"stride": 1, "pad": 1}`, into keywords of `forward`, still in the person's layout. A function among them is
+      called with the shape of the person's x.
+    - `with_samples`: which keywords are arrays that have an axis of samples, as a target; their axes are reversed.
     """
 
     name: str
@@ -67,6 +69,7 @@ class Derived(NamedTuple):
     samples_first: tuple[Axes | None, ...]
     out_samples_first: Axes | None
     read_options: Callable[..., Mapping[str, Any]] = lambda *rest: {}
+    with_samples: tuple[str, ...] = ()
 
 
 def turn(array: Any, axes: Axes | None) -> Any:

@@ -21,11 +21,8 @@ def as_columns(target: Any, z: Array) -> Array:
 
 
 def read_target(target: Any = None, *rest: Any) -> dict[str, Any]:
-    """A target in the courses' layout: labels [samples], or [samples, classes]."""
-    if target is None:
-        return {}
-    target = np.asarray(target)
-    return {"target": target.T}
+    """Labels [samples], or a share of each class [samples, classes]."""
+    return {} if target is None else {"target": np.asarray(target)}
 
 
 def forward(z: Columns, *, target: Any) -> tuple[Scalar, Cache]:
@@ -128,5 +125,6 @@ LAYERS = {
         samples_first=((1, 0),),
         out_samples_first=None,
         read_options=read_target,
+        with_samples=("target",),
     )
 }

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Key
 
 from jaxbackprop.layers.contract import Derived, Mistake
@@ -42,10 +43,15 @@ def backward(dout: Elementwise, cache: Cache) -> tuple[Elementwise]:
 
 
 def read_options(dropout_param: Mapping[str, Any] | None = None, *rest: Any) -> dict[str, Any]:
-    """CS231n's `dropout_param`, whose p is the share that is kept; its seed draws another generator's mask."""
+    """CS231n's `dropout_param`, whose p is the share that is kept, with the mask that NumPy draws after its seed."""
     read = dict(dropout_param or {})
-    options = {"rate": 1 - read.get("p", 0.5), "training": read.get("mode", "train") == "train"}
-    return options | ({"mask": jnp.asarray(read["mask"]) > 0} if "mask" in read else {})
+    keep = read.get("p", 0.5)
+    options = {"rate": 1 - keep, "training": read.get("mode", "train") == "train"}
+    if "mask" in read:
+        return options | {"mask": np.asarray(read["mask"]) > 0}
+    if "seed" in read:
+        return options | {"mask": lambda shape: np.random.RandomState(read["seed"]).rand(*shape) < keep}
+    return options
 
 
 MISTAKES = (
@@ -101,5 +107,6 @@ LAYERS = {
         samples_first=((1, 0),),
         out_samples_first=(1, 0),
         read_options=read_options,
+        with_samples=("mask",),
     )
 }

@@ -3,7 +3,6 @@
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxbackprop.layers.contract import Derived, Mistake
@@ -25,8 +24,8 @@ def backward(dout: Float[Array, "features ..."], cache: Cache) -> tuple[Float[Ar
 
 
 def read_options(index: Any = None, *rest: Any) -> dict[str, Any]:
-    """Indices [samples, time] become [time, samples]."""
-    return {} if index is None else {"index": jnp.asarray(np.asarray(index).T)}
+    """Indices [samples, time]."""
+    return {} if index is None else {"index": index}
 
 
 def _counts(index: Array, words: int, dtype: Any) -> Array:
@@ -110,5 +109,6 @@ LAYERS = {
         samples_first=((1, 0),),
         out_samples_first=(2, 1, 0),
         read_options=read_options,
+        with_samples=("index",),
     )
 }

@@ -47,9 +47,15 @@ def _shaped(cache: Cache, gradients: tuple) -> tuple:
     return dx, *(None if g is None else g.reshape(cache[0].value) for g in of_features)
 
 
-def read_options(ln_param: Mapping[str, Any] | None = None, *rest: Any) -> dict[str, Any]:
-    """CS231n's `ln_param`."""
-    return {"eps": ln_param["eps"]} if ln_param and "eps" in ln_param else {}
+def read_options(*rest: Any) -> dict[str, Any]:
+    """CS231n's `ln_param`, or PyTorch's normalized_shape, a tuple with the lengths of the last axes."""
+    options: dict[str, Any] = {}
+    for value in rest:
+        if isinstance(value, Mapping) and "eps" in value:
+            options["eps"] = value["eps"]
+        if isinstance(value, tuple):
+            options["axes"] = tuple(range(len(value)))
+    return options
 
 
 MISTAKES = table(_shaped, lambda dout, cache: dout)
@@ -61,7 +67,7 @@ LAYERS = {
         backward,
         ("x", "gamma", "beta"),
         MISTAKES,
-        samples_first=((1, 0), None, None),
+        samples_first=((1, 0), (0,), (0,)),
         out_samples_first=(1, 0),
         read_options=read_options,
     )

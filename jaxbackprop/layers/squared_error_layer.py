@@ -82,5 +82,6 @@ LAYERS = {
         samples_first=((1, 0),),
         out_samples_first=None,
         read_options=read_target,
+        with_samples=("target",),
     )
 }
