@@ -85,6 +85,25 @@ def test_training_is_that_of_scikit_learn(settings, dtype):
     np.testing.assert_allclose(ours._optimizer.learning_rate, theirs._optimizer.learning_rate)
 
 
+@pytest.mark.parametrize("rate", ["constant", "invscaling", "adaptive"])
+def test_training_in_parts_is_that_of_scikit_learn(rate):
+    """A rate that falls falls on from call to call: the samples seen and the epochs without progress count on."""
+    settings = dict(TINY, shuffle=False, solver="sgd", learning_rate=rate, learning_rate_init=0.1, tol=0.05)
+    settings |= {"n_iter_no_change": 2, "batch_size": 50, "max_iter": 9}
+    pair = BackpropClassifier(**settings, dtype="float64"), MLPClassifier(**settings)
+    rates = []
+    for estimator in pair:
+        for _ in range(25):
+            estimator.partial_fit(X, Y, classes=[0, 1, 2])
+        rates.append(estimator._optimizer.learning_rate)
+    assert_same_network(*pair)
+    assert rates[0] == pytest.approx(rates[1])
+    assert (rates[0] < 0.1) == (rate != "constant")
+    for estimator in pair:
+        estimator.set_params(warm_start=True).fit(X, Y).fit(X, Y)
+    assert_same_network(*pair)
+
+
 def test_sample_weights_binary_labels_and_stopping_are_those_of_scikit_learn():
     weights = np.random.default_rng(0).uniform(0.5, 2, 100)
     settings = dict(TINY, shuffle=False, solver="sgd", max_iter=500, tol=1e-3, alpha=0.1)
@@ -138,7 +157,7 @@ def test_the_type_is_the_estimators_whatever_jax_is_configured_for(enabled):
 
 
 def test_a_schedule_without_effect_is_a_constant_rate():
-    """The two ways to train agree, shuffled batches, early stopping and all."""
+    """Shuffled batches, early stopping and all."""
     settings = dict(TINY, solver="sgd", batch_size=40, early_stopping=True, dtype="float64", max_iter=60)
     constant = BackpropClassifier(**settings).fit(X, Y)
     scheduled = BackpropClassifier(**settings, learning_rate="invscaling", power_t=0.0).fit(X, Y)

@@ -18,17 +18,17 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 from jaxbackprop.estimators.glorot import glorot_start
 from jaxbackprop.estimators.inference import outputs
 from jaxbackprop.estimators.quasi_newton import minimize
-from jaxbackprop.estimators.scheduled import Rule, train_scheduled
 from jaxbackprop.estimators.settings import ALIASES, Settings
 from jaxbackprop.estimators.trainer import Course, Schedule, Warm, precision, train_one
 from jaxbackprop.losses import get_objective
 from jaxbackprop.network import Layer, Params
 from jaxbackprop.sweeps.grid import Trial
-from jaxbackprop.sweeps.program import Stopping
 from jaxbackprop.sweeps.splits import Index, Splits, make_data
+from jaxbackprop.sweeps.stopping import Stopping
 
 OUTPUT_ACTIVATIONS = {"softmax": "softmax", "sigmoid": "logistic", "squared": "identity", "poisson": "exp"}
 SEEDS = 2**31 - 1
+PATIENT = 2**30  # epochs without improvement: as good as infinitely many
 
 
 class Samples(NamedTuple):
@@ -82,10 +82,6 @@ class BaseBackprop(Settings):
             )
         return True
 
-    def _is_scheduled(self) -> bool:
-        """Whether the learning rate changes while the training goes on; scikit-learn's adam ignores it."""
-        return self.solver == "sgd" and self.learning_rate != "constant"
-
     def _check_samples(self, X: Any, y: Any, sample_weight: Any, *, restart: bool) -> Samples:
         """scikit-learn's checks of X, y and the weights; sparse X is filled in: the compiled programs are dense."""
         types: Any = (np.float64, np.float32) if self.dtype == "input" else np.dtype(self.dtype)
@@ -135,12 +131,15 @@ class BaseBackprop(Settings):
 
     def _schedule(self, seed: int, epochs: int) -> Schedule:
         """scikit-learn counts epochs without improvement and stops at more than `n_iter_no_change` of them."""
-        patience = min(self.n_iter_no_change, epochs) + 1
+        patience = min(self.n_iter_no_change, PATIENT) + 1
         return Schedule(
             epochs,
             "score" if self.early_stopping else "train",
             Stopping(int(patience), float(self.tol), strict=False),
             seed if self.shuffle else None,
+            # scikit-learn's adam ignores it
+            self.learning_rate if self.solver == "sgd" and self.learning_rate != "constant" else None,
+            float(self.power_t),
         )
 
     def _hold_out(self, samples: Samples, seed: int) -> tuple[Index, Index]:
@@ -177,14 +176,7 @@ class BaseBackprop(Settings):
         splits = make_splits([samples], [(train, held_out)], self._objective())
         schedule, report = self._schedule(seed, epochs), self._report(restart)
         with precision(samples.X.dtype):
-            if self._is_scheduled():
-                first, seen = float(self.learning_rate_init), 0 if restart else self.t_
-                if incremental and hasattr(self, "_optimizer"):
-                    first = self._optimizer.learning_rate
-                rule = Rule(self.learning_rate, float(self.power_t), first, seen)
-                course = train_scheduled(trial, splits, schedule, rule, warm, report)
-            else:
-                course = train_one(trial, splits, schedule, warm, report)
+            course = train_one(trial, splits, schedule, warm, report)
         self._take(course, trial, len(train), restart)
         if course.interrupted:
             warnings.warn("Training interrupted by user.", stacklevel=3)
@@ -204,7 +196,14 @@ class BaseBackprop(Settings):
             scores = [score for score in getattr(self, "validation_scores_", None) or [] if np.isfinite(score)]
             best = -max(scores, default=-np.inf)
         goes_on = incremental and getattr(self, "_optimizer_name", None) == trial.optimizer
-        return Warm(to_params(self.coefs_, self.intercepts_), self._optimizer_state if goes_on else None, best)
+        return Warm(
+            to_params(self.coefs_, self.intercepts_),
+            self._optimizer_state if goes_on else None,
+            best,
+            getattr(self, "_no_improvement_count", 0),
+            self._optimizer.learning_rate if incremental and hasattr(self, "_optimizer") else trial.learning_rate,
+            self.t_,
+        )
 
     def _fit_lbfgs(self, samples: Samples, seed: int, restart: bool) -> Any:
         every = np.arange(len(samples.X))

@@ -178,7 +178,8 @@ def _run_job(search: Search, job: Sequence[Candidate], folds: Sequence[Fold]) ->
         trials = [c.network._trial(c.seed, max(splits.train_sizes)) for c in job]
         schedule = job[0].network._schedule(job[0].seed, job[0].network.max_iter)
         if not job[0].network.early_stopping and job[0].network.n_iter_no_change >= job[0].network.max_iter:
-            schedule = schedule._replace(monitor=None)  # nothing can stop before the last epoch
+            # nothing can stop, or fall for want of progress, before the last epoch
+            schedule = schedule._replace(monitor=None, rule=None if schedule.rule == "adaptive" else schedule.rule)
         with precision(splits.dtype):
             trained = train_networks(trials, splits, schedule, memory_budget=search.memory_budget)
         seconds = (time.perf_counter() - start) / (len(job) * len(ready))

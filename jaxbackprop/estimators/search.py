@@ -33,7 +33,7 @@ class SweepSearchCV(GridSearchCV, Sweeping):
     - `return_train_score`: whether to score the samples trained on, too.
     - `verbose`: whether to say how many networks are trained.
     - `n_jobs`, `pre_dispatch`: as in `GridSearchCV`, where its own way is gone: for other estimators, and `n_jobs` for
-      candidates that cannot be trained together (`solver="lbfgs"`, a `learning_rate` that is not constant).
+      candidates that cannot be trained together (`solver="lbfgs"`).
     - `n_iter`, `random_state`: how many candidates to draw, and the seed of the draw.
     - `memory_budget`: bytes that the training may take, on all devices together; a search that cannot is refused.
 

@@ -20,9 +20,9 @@ from jaxbackprop.sweeps.grid import Trial
 from jaxbackprop.sweeps.host import Job, interruptible, new_book, train
 from jaxbackprop.sweeps.interface import workload
 from jaxbackprop.sweeps.planner import plan_trials
-from jaxbackprop.sweeps.program import Stopping
 from jaxbackprop.sweeps.splits import Splits
 from jaxbackprop.sweeps.state import TRAINING, Book
+from jaxbackprop.sweeps.stopping import Fall, Stopping
 from jaxbackprop.sweeps.transfer import local_mesh, make_mesh
 
 COMPILING = 1.5  # epochs with their records compile so many times as long as a sweep's stretch of steps
@@ -35,21 +35,27 @@ class Schedule(NamedTuple):
     """How long to train, what to look at, and in which order the samples come.
 
     `monitor` is "train", "score" (of held-out samples) or None, as in `program.Recipe`. The order of the samples is
-    drawn from `seed`, None for the order in which they stand.
+    drawn from `seed`, None for the order in which they stand. `rule` and `power` say how the learning rate falls.
     """
 
     epochs: int
     monitor: str | None
     stopping: Stopping
     seed: int | None
+    rule: str | None = None
+    power: float = 0.0
 
 
 class Warm(NamedTuple):
-    """Where a single network goes on: its parameters, the state of its optimizer, the best monitored value so far."""
+    """Where a single network goes on: its parameters, the state of its optimizer, the best monitored value so far and
+    for how many epochs there has been no progress, the learning rate, and the samples seen until now."""
 
     params: Params
     optimizer: Any | None
-    best: float = np.inf
+    best: float
+    stale: int
+    learning_rate: float
+    seen: int
 
 
 class Trained(NamedTuple):
@@ -93,7 +99,7 @@ def train_one(trial: Trial, splits: Splits, schedule: Schedule, warm: Warm | Non
     assert trained.curve is not None
     assert book.monitored is not None
     state = jax.tree.map(lambda a: a[0].copy(), book.kinds[0].optimizer)
-    rate = trial.learning_rate
+    rate = trial.learning_rate if book.rate is None else float(book.rate[0])
     if isinstance(state, Moments) and state.steps > 0:
         rate *= float(np.sqrt(1 - trial.beta_2**state.steps) / (1 - trial.beta_1**state.steps))
     return Course(book.params(0), trained.curve, state, int(book.monitored.stale[0]), rate, trained.interrupted)
@@ -119,7 +125,7 @@ def train_networks(
     mesh = local_mesh() if single else make_mesh(None)
     sizes = workload(splits, schedule.epochs, mesh.devices.size, memory_budget)
     sizes = sizes._replace(compiling=COMPILING, monitored=schedule.monitor is not None, assess=False)
-    every_epoch = single or schedule.monitor is not None
+    every_epoch = single or schedule.monitor is not None or schedule.rule is not None
     job = Job(
         plan=plan_trials(trials, sizes),
         trials=trials,
@@ -134,6 +140,8 @@ def train_networks(
         shared_l2=True,
         assess=False,
         curves=single,
+        rule=schedule.rule,
+        fall=Fall(schedule.power, 0 if warm is None else warm.seen),
     )
     book = new_book(job)
     if warm is not None:
@@ -172,5 +180,7 @@ def _start_from(book: Book, warm: Warm) -> None:
     ):
         own[0] = given
     if book.monitored is not None:
-        book.monitored.best[0] = warm.best
+        book.monitored.best[0], book.monitored.stale[0] = warm.best, warm.stale
+    if book.rate is not None:
+        book.rate[0] = warm.learning_rate
     book.status[0] = TRAINING

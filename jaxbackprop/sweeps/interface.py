@@ -17,11 +17,11 @@ from jaxbackprop.sweeps.grid import Trial, expand
 from jaxbackprop.sweeps.halving import schedule
 from jaxbackprop.sweeps.host import Job, agree, interruptible, new_book, train
 from jaxbackprop.sweeps.planner import CACHE, Plan, Workload, plan_trials
-from jaxbackprop.sweeps.program import Stopping
 from jaxbackprop.sweeps.result import SweepResult, make_result
 from jaxbackprop.sweeps.splits import Splits, make_splits
 from jaxbackprop.sweeps.starts import draw_members
 from jaxbackprop.sweeps.state import Book
+from jaxbackprop.sweeps.stopping import Stopping
 from jaxbackprop.sweeps.transfer import make_mesh
 
 Grid = Mapping[str, Any] | Sequence[Any]
