@@ -26,7 +26,7 @@ from sklearn.preprocessing import StandardScaler, scale
 from sklearn.utils import estimator_checks
 
 from jaxbackprop.activations import ACTIVATIONS
-from jaxbackprop.estimators import BackpropClassifier, BackpropRegressor
+from jaxbackprop.estimators import BackpropClassifier, BackpropRegressor, load, save
 from jaxbackprop.estimators.inference import FUNCTIONS
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -255,6 +255,23 @@ def test_numpys_activations_are_the_documents(name):
     z = np.linspace(-30, 30, 601).astype(np.float32)
     np.testing.assert_allclose(FUNCTIONS[name](z), ACTIVATIONS[name].value(jnp.asarray(z)), rtol=2e-6, atol=2e-6)
     assert FUNCTIONS[name](z).dtype == np.float32
+
+
+def test_each_layer_has_its_own_activation(tmp_path):
+    model = BackpropClassifier((6, 4), ("relu", "logistic"), max_iter=30, random_state=0, dtype="float64").fit(X, Y)
+    a = np.maximum(X @ model.coefs_[0] + model.intercepts_[0], 0)
+    a = 1 / (1 + np.exp(-(a @ model.coefs_[1] + model.intercepts_[1])))
+    e = np.exp(a @ model.coefs_[2] + model.intercepts_[2])
+    np.testing.assert_allclose(model.predict_proba(X), e / e.sum(axis=1, keepdims=True), rtol=1e-12)
+    assert clone(model).get_params()["activation"] == ("relu", "logistic")
+    again = load(save(model, tmp_path / "a.safetensors"))
+    np.testing.assert_array_equal(again.predict_proba(X), model.predict_proba(X))
+    alike = BackpropClassifier((6, 4), ("tanh", "tanh"), max_iter=30, random_state=0).fit(X, Y)
+    np.testing.assert_array_equal(alike.coefs_[1], clone(alike).set_params(activation="tanh").fit(X, Y).coefs_[1])
+    with pytest.raises(ValueError, match=r"activation=\('relu', 'tanh'\) must be one for each hidden layer"):
+        BackpropClassifier((5,), ("relu", "tanh")).fit(X, Y)
+    with pytest.raises(ValueError, match="holds 'tahn', which is none of"):
+        BackpropClassifier((5,), ("tahn",)).fit(X, Y)
 
 
 def test_bad_input(as_users_run_it):

@@ -184,6 +184,11 @@ def test_rates_that_fall_are_trained_together(early):
     assert pair[0].best_params_ == pair[1].best_params_
 
 
+def test_activations_of_each_layer_are_searched_together():
+    grid = {"activation": ["relu", ("relu", "tanh"), ("tanh", "relu")], "hidden_layer_sizes": [(4, 3)]}
+    assert_same_search(*(kind(BASE, grid, cv=2).fit(X, Y) for kind in (SweepSearchCV, GridSearchCV)))
+
+
 def test_moments_of_adam_share_a_program():
     grid = {"beta_1": [0.5, 0.9], "beta_2": [0.9, 0.999], "epsilon": [1e-8, 1e-2]}
     searches = [kind(BASE, grid, cv=2, refit=False).fit(X, Y) for kind in (SweepSearchCV, GridSearchCV)]

@@ -15,6 +15,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.optimize import _check_optimize_result
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
+from jaxbackprop.activations import ACTIVATIONS
 from jaxbackprop.estimators.glorot import glorot_start
 from jaxbackprop.estimators.inference import outputs
 from jaxbackprop.estimators.quasi_newton import minimize
@@ -110,13 +111,27 @@ class BaseBackprop(Settings):
             raise ValueError(f"hidden_layer_sizes must be > 0, got {list(widths)}; each is a number of units")
         return tuple(int(w) for w in widths)
 
+    def _activation(self) -> str | tuple[str, ...]:
+        """The activation of the hidden layers, or of each of them, by the document's names."""
+        name: Any = self.activation
+        if not isinstance(name, tuple):
+            return ALIASES.get(name, name)
+        unknown = [name for name in self.activation if name not in (*ALIASES, *ACTIVATIONS)]
+        if unknown:
+            raise ValueError(f"activation={self.activation} holds {unknown[0]!r}, which is none of {[*ACTIVATIONS]}")
+        if len(self.activation) != len(self._hidden()):
+            raise ValueError(
+                f"activation={self.activation} must be one for each hidden layer of hidden_layer_sizes={self._hidden()}"
+            )
+        return tuple(ALIASES.get(name, name) for name in self.activation)
+
     def _trial(self, seed: int, samples: int) -> Trial:
         """The engine's settings; a batch of all samples needs no order."""
         momentum = "nesterov" if self.nesterovs_momentum else "momentum"
         plain = "sgd" if self.momentum == 0 else momentum
         batch = min(200, samples) if self.batch_size == "auto" else int(self.batch_size)
         return Trial(
-            activation=ALIASES.get(self.activation, self.activation),
+            activation=self._activation(),
             hidden=self._hidden(),
             learning_rate=float(self.learning_rate_init),
             l2=float(self.alpha),
@@ -160,7 +175,7 @@ class BaseBackprop(Settings):
 
     def _fit(self, X: Any, y: Any, sample_weight: Any, *, incremental: bool) -> Any:
         restart = not hasattr(self, "coefs_") or not (self.warm_start or incremental)
-        self._hidden()  # refused before the data are looked at
+        self._activation(), self._hidden()  # refused before the data are looked at
         samples = self._check_samples(X, y, sample_weight, restart=restart)
         if incremental and self.early_stopping:
             raise ValueError("partial_fit does not support early_stopping=True")
@@ -211,9 +226,9 @@ class BaseBackprop(Settings):
         sizes = (samples.X.shape[1], *trial.hidden, samples.y.shape[1])
         start = to_params(self.coefs_, self.intercepts_) if not restart else None
         params, found = minimize(
-            start or glorot_start(seed, sizes, str(trial.activation), samples.X.dtype),
+            start or glorot_start(seed, sizes, trial.activation, samples.X.dtype),
             make_splits([samples], [(every, every[:0])], self._objective()),
-            activation=str(trial.activation),
+            activation=trial.activation,
             alpha=float(self.alpha),
             max_iter=int(self.max_iter),
             max_fun=int(self.max_fun),
@@ -281,8 +296,7 @@ class BaseBackprop(Settings):
     def _outputs(self, X: Any) -> Float[np.ndarray, "samples outputs"]:
         """y-hat for X."""
         check_is_fitted(self)
-        name = ALIASES.get(self.activation, self.activation)
-        return outputs(self._check_X(X), self.coefs_, self.intercepts_, name, self._objective())
+        return outputs(self._check_X(X), self.coefs_, self.intercepts_, self._activation(), self._objective())
 
     def _check_X(self, X: Any, dtype: Any = None) -> Float[np.ndarray, "samples features"]:
         """scikit-learn's checks of X alone, after `fit`; in the type that was trained in."""

@@ -30,7 +30,8 @@ class BackpropClassifier(ClassifierMixin, BaseBackprop):
 
     **Arguments:**
     - `hidden_layer_sizes`: the widths of the hidden layers.
-    - `activation`: "identity", "logistic", "tanh", "relu", or another name of `jaxbackprop.ACTIVATIONS`.
+    - `activation`: "identity", "logistic", "tanh", "relu", or another name of `jaxbackprop.ACTIVATIONS`; or a tuple of
+      them, one for each hidden layer.
     - `solver`: "adam" with `beta_1`, `beta_2` and `epsilon`; "sgd" with `momentum` and `nesterovs_momentum`; or
       "lbfgs", which takes all samples at once, with `max_fun` evaluations of the loss at most.
     - `alpha`: weight of the squared weights in the loss, divided by the (weighted) number of samples of a batch.

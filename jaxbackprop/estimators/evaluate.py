@@ -90,7 +90,7 @@ def evaluate(search: Search, candidates: Mapping[int, Mapping[str, Any]]) -> dic
         for candidate in group.candidates:
             try:
                 candidate.network._validate_params()
-                candidate.network._hidden()
+                candidate.network._activation(), candidate.network._hidden()
                 valid.append(candidate)
             except ValueError as error:
                 for number in range(len(search.splits)):
@@ -195,11 +195,14 @@ def _score_all(
     for kind in book.kinds:
         numbers, params = kind.networks, kind.kept
         finite = np.all([np.isfinite(a).reshape(len(a), -1).all(axis=1) for layer in params for a in layer], axis=0)
-        names = np.array([job[n // len(ready)].network._trial(0, 1).activation for n in numbers])
+        names = [job[n // len(ready)].network._activation() for n in numbers]
         for k, now in enumerate(ready):
             here = numbers % len(ready) == k
-            for name in np.unique(names[here]):
-                chosen = np.flatnonzero(here & (names == name))
+            alike: dict[Any, list[int]] = defaultdict(list)
+            for place in np.flatnonzero(here):
+                alike[names[place]].append(int(place))
+            for name, places in alike.items():
+                chosen = np.array(places)
                 members = [job[n // len(ready)] for n in numbers[chosen]]
                 new = _score_stack(search, now, members, params, chosen, name, book.epoch[numbers[chosen]])
                 for candidate, ok, row in zip(members, finite[chosen], new, strict=True):
@@ -215,7 +218,7 @@ def _score_stack(
     members: Sequence[Candidate],
     params: Params,
     chosen: np.ndarray,
-    activation: str,
+    activation: str | tuple[str, ...],
     epochs: np.ndarray,
 ) -> list[Row]:
     """Score networks of one program on one fold; all of them have the same activation."""

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.optimize
 
+from jaxbackprop.activations import OneOrEach
 from jaxbackprop.backprop import loss_and_grad
 from jaxbackprop.devices import compiler_options
 from jaxbackprop.estimators.trainer import precision
@@ -23,7 +24,7 @@ Shapes = tuple[tuple[int, int], ...]
 
 
 def minimize(
-    start: Params, splits: Splits, *, activation: str, alpha: float, max_iter: int, max_fun: int, tol: float
+    start: Params, splits: Splits, *, activation: OneOrEach, alpha: float, max_iter: int, max_fun: int, tol: float
 ) -> tuple[Params, Any]:
     """The parameters at which L-BFGS ends, and scipy's `OptimizeResult`.
 
@@ -61,7 +62,7 @@ def _layers(flat: Any, shapes: Shapes) -> Params:
 
 
 @functools.lru_cache(maxsize=64)
-def _make_function(shapes: Shapes, activation: str, objective: Objective) -> Any:
+def _make_function(shapes: Shapes, activation: OneOrEach, objective: Objective) -> Any:
     """The compiled function of loss and gradient in flat parameters."""
 
     def function(flat: Any, x: Any, y: Any, weights: Any, l2: Any) -> Any:

@@ -17,7 +17,7 @@ class Settings(BaseEstimator):
 
     _parameter_constraints: dict = {  # noqa: RUF012  scikit-learn's convention
         "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
-        "activation": [StrOptions({*ALIASES, *ACTIVATIONS})],
+        "activation": [StrOptions({*ALIASES, *ACTIVATIONS}), tuple],
         "solver": [StrOptions({"lbfgs", "sgd", "adam"})],
         "alpha": [Interval(Real, 0, None, closed="left")],
         "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],

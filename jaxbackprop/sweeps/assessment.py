@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxbackprop.activations import Activation
+from jaxbackprop.activations import OneOrEach
 from jaxbackprop.losses import Objective, sample_shares
 from jaxbackprop.network import Params, forward, regularization
 
@@ -44,7 +44,7 @@ def evaluate(
     weights: Float[Array, " samples"] | None,
     l2: Float[Array, ""],
     *,
-    activation: Activation,
+    activation: OneOrEach,
     objective: Objective,
     targets: str,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:

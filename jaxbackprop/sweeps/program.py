@@ -81,17 +81,18 @@ class Settings(NamedTuple):
 class Recipe(NamedTuple):
     """What a program is compiled for, beside the shapes of its arrays.
 
-    `targets` says how y is to be read for the score, as the objective of that name reads it. `monitor` is what early
-    stopping looks at, lower being better: "train", the mean loss of the batches since the last record; "validation",
-    the loss on held-out samples; "score", their negative score; or None. With `shared_l2` l2 is divided by what the
-    samples of a batch count together, which is what scikit-learn's alpha means. Without `assess` a record evaluates
-    held-out samples alone, and those only where they are monitored; the training loss is then the mean loss of the
-    batches since the last record. `records` is how many records of each network a call hands back, at most. `quick` is
-    for a training so short that compiling it well would take longer. `rule` says how the learning rate falls at each
-    record, of which there is one an epoch: "invscaling", "adaptive", or None for a constant one.
+    `activations` are the choices that a chunk has, each of them one for each hidden layer. `targets` says how y is to
+    be read for the score, as the objective of that name reads it. `monitor` is what early stopping looks at, lower
+    being better: "train", the mean loss of the batches since the last record; "validation", the loss on held-out
+    samples; "score", their negative score; or None. With `shared_l2` l2 is divided by what the samples of a batch count
+    together, which is what scikit-learn's alpha means. Without `assess` a record evaluates held-out samples alone, and
+    those only where they are monitored; the training loss is then the mean loss of the batches since the last record.
+    `records` is how many records of each network a call hands back, at most. `quick` is for a training so short that
+    compiling it well would take longer. `rule` says how the learning rate falls at each record, of which there is one
+    an epoch: "invscaling", "adaptive", or None for a constant one.
     """
 
-    activations: tuple[Activation, ...]
+    activations: tuple[tuple[Activation, ...], ...]
     optimizer: Optimizer
     objective: Objective
     targets: str
@@ -178,7 +179,7 @@ def share_l2(hyperparameters: Hyperparameters, count: Float[Array, ""]) -> Hyper
 def train_chunk(
     carry: Carry,
     settings: Settings,
-    activation: Activation,
+    activation: tuple[Activation, ...],
     data: Data,
     train: Batch | None,
     validation: Batch,
@@ -293,7 +294,9 @@ def make_program(mesh: Mesh, recipe: Recipe) -> Any:
 
         def visit(c: Array, done: tuple[Carry, Metrics | None]) -> tuple[Carry, Metrics | None]:
             own, split = at(settings, c), settings.split[c]
-            activation = choose_activation(recipe.activations, own.activation)
+            activation = tuple(
+                choose_activation(layer, own.activation) for layer in zip(*recipe.activations, strict=True)
+            )
             whole = batches is None or recipe.assess
             train = take_samples(data, at(data.train, split)) if whole else None
             validation = take_samples(data, at(data.validation, split))
