@@ -189,6 +189,20 @@ def test_activations_of_each_layer_are_searched_together():
     assert_same_search(*(kind(BASE, grid, cv=2).fit(X, Y) for kind in (SweepSearchCV, GridSearchCV)))
 
 
+def test_memory_and_devices_are_the_searches_or_the_estimators(as_users_run_it):
+    grid = {"alpha": [1e-4, 0.1, 1.0]}
+    everywhere, alone = (SweepSearchCV(BASE, grid, cv=2, devices=n).fit(X, Y) for n in (None, 1))
+    assert_same_search(everywhere, alone)
+    with pytest.raises(ValueError, match="devices=99, but JAX has 8"):
+        SweepSearchCV(BASE, grid, cv=2, devices=99).fit(X, Y)
+    small = clone(BASE).set_params(memory_budget=1000)
+    with pytest.raises(ValueError, match="memory_budget=0 MiB is too little"):
+        SweepRandomizedSearchCV(small, grid, n_iter=2, cv=2).fit(X, Y)
+    assert SweepSearchCV(small, grid, cv=2, memory_budget=2**30, refit=False).fit(X, Y).best_score_ > 0.5
+    with pytest.raises(ValueError, match="'devices' parameter of SweepSearchCV must be an int in the range"):
+        SweepSearchCV(BASE, grid, devices=0).fit(X, Y)
+
+
 def test_moments_of_adam_share_a_program():
     grid = {"beta_1": [0.5, 0.9], "beta_2": [0.9, 0.999], "epsilon": [1e-8, 1e-2]}
     searches = [kind(BASE, grid, cv=2, refit=False).fit(X, Y) for kind in (SweepSearchCV, GridSearchCV)]

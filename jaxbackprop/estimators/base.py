@@ -20,7 +20,7 @@ from jaxbackprop.estimators.glorot import glorot_start
 from jaxbackprop.estimators.inference import outputs
 from jaxbackprop.estimators.quasi_newton import minimize
 from jaxbackprop.estimators.settings import ALIASES, Settings
-from jaxbackprop.estimators.trainer import Course, Schedule, Warm, precision, train_one
+from jaxbackprop.estimators.trainer import Course, Machine, Schedule, Warm, precision, train_one
 from jaxbackprop.losses import get_objective
 from jaxbackprop.network import Layer, Params
 from jaxbackprop.sweeps.grid import Trial
@@ -157,6 +157,9 @@ class BaseBackprop(Settings):
             float(self.power_t),
         )
 
+    def _machine(self) -> Machine:
+        return Machine(int(self.memory_budget), self.devices)
+
     def _hold_out(self, samples: Samples, seed: int) -> tuple[Index, Index]:
         """Which samples to train on, and which early stopping looks at."""
         y, every = samples.y, np.arange(len(samples.X))
@@ -191,7 +194,7 @@ class BaseBackprop(Settings):
         splits = make_splits([samples], [(train, held_out)], self._objective())
         schedule, report = self._schedule(seed, epochs), self._report(restart)
         with precision(samples.X.dtype):
-            course = train_one(trial, splits, schedule, warm, report)
+            course = train_one(trial, splits, schedule, self._machine(), warm, report)
         self._take(course, trial, len(train), restart)
         if course.interrupted:
             warnings.warn("Training interrupted by user.", stacklevel=3)

@@ -90,6 +90,7 @@ def split_into_jobs(candidates: Sequence[Candidate], samples: int) -> list[list[
             network.validation_fraction,
             network.shuffle,
             network.dtype,
+            network._machine(),
             (schedule.rule, schedule.power if schedule.rule == "invscaling" else None),
             getattr(network, "loss", None),
             seed if drawn and given else None,

@@ -20,7 +20,7 @@ from sklearn.utils.metaestimators import _safe_split
 from jaxbackprop.estimators.base import BaseBackprop, Samples, make_splits
 from jaxbackprop.estimators.candidates import Candidate, Group, final_step, group_candidates, split_into_jobs
 from jaxbackprop.estimators.scores import encode, usual, usual_scores
-from jaxbackprop.estimators.trainer import precision, train_networks
+from jaxbackprop.estimators.trainer import Machine, precision, train_networks
 from jaxbackprop.network import Params
 from jaxbackprop.sweeps.splits import Index
 from jaxbackprop.sweeps.state import Book
@@ -41,7 +41,8 @@ class Search(NamedTuple):
     score_weights: Any
     error_score: Any
     return_train_score: bool
-    memory_budget: int
+    memory_budget: int | None
+    devices: int | None
     n_jobs: Any
 
 
@@ -176,12 +177,14 @@ def _run_job(search: Search, job: Sequence[Candidate], folds: Sequence[Fold]) ->
         samples = distinct if len(distinct) == 1 else [r.samples for r in ready]
         splits = make_splits(samples, [r.parts for r in ready], objective)
         trials = [c.network._trial(c.seed, max(splits.train_sizes)) for c in job]
+        own = job[0].network._machine()
+        machine = Machine(search.memory_budget or own.memory_budget, search.devices or own.devices)
         schedule = job[0].network._schedule(job[0].seed, job[0].network.max_iter)
         if not job[0].network.early_stopping and job[0].network.n_iter_no_change >= job[0].network.max_iter:
             # nothing can stop, or fall for want of progress, before the last epoch
             schedule = schedule._replace(monitor=None, rule=None if schedule.rule == "adaptive" else schedule.rule)
         with precision(splits.dtype):
-            trained = train_networks(trials, splits, schedule, memory_budget=search.memory_budget)
+            trained = train_networks(trials, splits, schedule, machine)
         seconds = (time.perf_counter() - start) / (len(job) * len(ready))
         for key, row in _score_all(search, job, ready, trained.book).items():
             rows[key] = {"fit_time": seconds, **row}

@@ -18,13 +18,13 @@ from jaxbackprop.estimators.base import BaseBackprop
 from jaxbackprop.estimators.candidates import is_ours, one_by_one, weight_name
 from jaxbackprop.estimators.evaluate import Row, Search, evaluate, evaluate_one_by_one
 from jaxbackprop.estimators.search_plot import plot_search
-from jaxbackprop.estimators.trainer import MEMORY
 
 
 class Sweeping(BaseSearchCV):
     """Stands between a search of scikit-learn, which says what candidates there are, and scikit-learn's `fit`."""
 
-    memory_budget: Any = MEMORY
+    memory_budget: Any = None
+    devices: Any = None
 
     @_fit_context(prefer_skip_nested_validation=False)
     def fit(self, X: Any, y: Any = None, **params: Any) -> Any:
@@ -135,6 +135,7 @@ class Sweeping(BaseSearchCV):
             self.error_score,
             self.return_train_score,
             self.memory_budget,
+            self.devices,
             self.n_jobs,
         )
 

@@ -26,7 +26,6 @@ from jaxbackprop.sweeps.stopping import Fall, Stopping
 from jaxbackprop.sweeps.transfer import local_mesh, make_mesh
 
 COMPILING = 1.5  # epochs with their records compile so many times as long as a sweep's stretch of steps
-MEMORY = 2**32  # bytes, by default, for the networks of all candidates and folds
 
 Report = Callable[[Float[np.ndarray, "3 epochs"]], None]
 
@@ -44,6 +43,13 @@ class Schedule(NamedTuple):
     seed: int | None
     rule: str | None = None
     power: float = 0.0
+
+
+class Machine(NamedTuple):
+    """What a training may take: bytes, and devices, None for all."""
+
+    memory_budget: int
+    devices: int | None
 
 
 class Warm(NamedTuple):
@@ -92,9 +98,11 @@ def precision(dtype: Any) -> AbstractContextManager:
     return enable_x64(np.dtype(dtype) == np.float64)
 
 
-def train_one(trial: Trial, splits: Splits, schedule: Schedule, warm: Warm | None, report: Report) -> Course:
+def train_one(
+    trial: Trial, splits: Splits, schedule: Schedule, machine: Machine, warm: Warm | None, report: Report
+) -> Course:
     """Train a single network on the engine."""
-    trained = train_networks([trial], splits, schedule, warm=warm, report=report)
+    trained = train_networks([trial], splits, schedule, machine, warm=warm, report=report)
     book = trained.book
     assert trained.curve is not None
     assert book.monitored is not None
@@ -109,21 +117,23 @@ def train_networks(
     trials: Sequence[Trial],
     splits: Splits,
     schedule: Schedule,
+    machine: Machine,
     *,
     warm: Warm | None = None,
     report: Report | None = None,
-    memory_budget: int = MEMORY,
 ) -> Trained:
     """Train every trial on every split, as scikit-learn's multi-layer perceptron trains.
 
     **Arguments:**
     - `warm`: for a single network, where to start.
     - `report`: for a single network, called with each new part of its curve; asks for the curve.
-    - `memory_budget`: bytes.
+
+    **Raises:** `ValueError` if there are fewer devices, or the budget is too small.
     """
     single = report is not None
-    mesh = local_mesh() if single else make_mesh(None)
-    sizes = workload(splits, schedule.epochs, mesh.devices.size, memory_budget)
+    mesh = make_mesh(machine.devices)  # refused, even for one network, if there are fewer
+    mesh = local_mesh() if single else mesh
+    sizes = workload(splits, schedule.epochs, mesh.devices.size, machine.memory_budget)
     sizes = sizes._replace(compiling=COMPILING, monitored=schedule.monitor is not None, assess=False)
     every_epoch = single or schedule.monitor is not None or schedule.rule is not None
     job = Job(
