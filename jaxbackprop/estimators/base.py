@@ -1,7 +1,7 @@
 """What the classifier and the regressor share: from checked arrays to a trained network, and back to predictions."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from numbers import Integral
 from typing import Any, NamedTuple
 
@@ -16,11 +16,12 @@ from sklearn.utils.optimize import _check_optimize_result
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from jaxbackprop.activations import ACTIVATIONS
+from jaxbackprop.estimators.callbacks import AfterEpoch, watched
 from jaxbackprop.estimators.glorot import glorot_start
 from jaxbackprop.estimators.inference import outputs
 from jaxbackprop.estimators.quasi_newton import minimize
 from jaxbackprop.estimators.settings import ALIASES, Settings
-from jaxbackprop.estimators.trainer import Course, Machine, Schedule, Warm, precision, train_one
+from jaxbackprop.estimators.trainer import Course, Machine, Schedule, Warm, Watch, precision, train_one
 from jaxbackprop.losses import get_objective
 from jaxbackprop.network import Layer, Params
 from jaxbackprop.sweeps.grid import Trial
@@ -184,7 +185,8 @@ class BaseBackprop(Settings):
             raise ValueError("partial_fit does not support early_stopping=True")
         seed = draw_seed(self.random_state)
         if self.solver == "lbfgs":
-            return self._fit_lbfgs(samples, seed, restart)
+            with watched(self, X, y, sample_weight, self.max_iter + 1, "iteration") as after:
+                return self._fit_lbfgs(samples, seed, restart, after and self._watch(after))
         train, held_out = self._hold_out(samples, seed)
         if not isinstance(self.batch_size, str) and self.batch_size > len(train):
             warnings.warn("Got `batch_size` larger than sample size. It is going to be clipped", stacklevel=3)
@@ -193,9 +195,10 @@ class BaseBackprop(Settings):
         warm = None if restart else self._warm(trial, incremental)
         splits = make_splits([samples], [(train, held_out)], self._objective())
         schedule, report = self._schedule(seed, epochs), self._report(restart)
-        with precision(samples.X.dtype):
-            course = train_one(trial, splits, schedule, self._machine(), warm, report)
-        self._take(course, trial, len(train), restart)
+        with precision(samples.X.dtype), watched(self, X, y, sample_weight, epochs, "epoch") as after:
+            watch = after and self._watch(after)
+            course = train_one(trial, splits, schedule, self._machine(), warm, report, watch)
+            self._take(course, trial, len(train), restart)
         if course.interrupted:
             warnings.warn("Training interrupted by user.", stacklevel=3)
         elif self.n_iter_ == epochs and not incremental:
@@ -223,7 +226,7 @@ class BaseBackprop(Settings):
             self.t_,
         )
 
-    def _fit_lbfgs(self, samples: Samples, seed: int, restart: bool) -> Any:
+    def _fit_lbfgs(self, samples: Samples, seed: int, restart: bool, watch: Watch | None) -> Any:
         every = np.arange(len(samples.X))
         trial = self._trial(seed, len(every))
         sizes = (samples.X.shape[1], *trial.hidden, samples.y.shape[1])
@@ -236,6 +239,7 @@ class BaseBackprop(Settings):
             max_iter=int(self.max_iter),
             max_fun=int(self.max_fun),
             tol=float(self.tol),
+            watch=watch,
         )
         self.n_iter_ = _check_optimize_result("lbfgs", found, self.max_iter)
         self.loss_ = float(found.fun)
@@ -243,6 +247,17 @@ class BaseBackprop(Settings):
         self._optimizer_state, self._optimizer_name = (), "sgd"
         self._set_network(params)
         return self
+
+    def _watch(self, after: AfterEpoch) -> Watch:
+        """Tells callbacks of each epoch."""
+        epoch = 0
+
+        def watch(params: Callable[[], Params], goes_on: bool) -> bool:
+            nonlocal epoch
+            epoch += 1
+            return after(lambda: {**self._network(params()), "n_iter_": epoch}, goes_on)
+
+        return watch
 
     def _report(self, restart: bool) -> Any:
         """Prints what `verbose` asks for, as the epochs go by."""
@@ -285,16 +300,23 @@ class BaseBackprop(Settings):
 
         **Raises:** `ValueError` if the training diverged.
         """
-        self.coefs_ = [np.ascontiguousarray(layer.weight.T) for layer in params]
-        self.intercepts_ = [np.array(layer.bias) for layer in params]
-        self.n_layers_ = len(params) + 1
-        self.n_outputs_ = len(params[-1].bias)
-        self.out_activation_ = OUTPUT_ACTIVATIONS[self._objective()]
+        for name, value in self._network(params).items():
+            setattr(self, name, value)
         if not all(np.isfinite(a).all() for a in (*self.coefs_, *self.intercepts_)):
             raise ValueError(
                 "Solver produced non-finite parameter weights. The input data may contain large values and need to be "
                 "preprocessed."
             )
+
+    def _network(self, params: Params) -> dict[str, Any]:
+        """The attributes that `predict` needs."""
+        return {
+            "coefs_": [np.ascontiguousarray(layer.weight.T) for layer in params],
+            "intercepts_": [np.array(layer.bias) for layer in params],
+            "n_layers_": len(params) + 1,
+            "n_outputs_": len(params[-1].bias),
+            "out_activation_": OUTPUT_ACTIVATIONS[self._objective()],
+        }
 
     def _outputs(self, X: Any) -> Float[np.ndarray, "samples outputs"]:
         """y-hat for X."""

@@ -4,8 +4,9 @@ import contextlib
 import copy
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -83,8 +84,13 @@ class Ready(NamedTuple):
     parts: tuple[Index, Index]
 
 
-def evaluate(search: Search, candidates: Mapping[int, Mapping[str, Any]]) -> dict[tuple[int, int], Row]:
-    """The row of every candidate (by its number) on every fold."""
+def evaluate(
+    search: Search, candidates: Mapping[int, Mapping[str, Any]], *, bar: bool, advance: Callable[[float], None]
+) -> dict[tuple[int, int], Row]:
+    """The row of every candidate (by its number) on every fold.
+
+    **Arguments:** `bar`, whether to show one; `advance`, called with the part of the candidates that is done.
+    """
     rows: dict[tuple[int, int], Row] = {}
     for group in group_candidates(search.estimator, candidates):
         valid = []
@@ -104,8 +110,14 @@ def evaluate(search: Search, candidates: Mapping[int, Mapping[str, Any]]) -> dic
                 rows |= {(c.number, number): _failure(search, number, error) for c in valid}
         most = max((len(split[0]) for split in search.splits), default=1)
         for job in split_into_jobs(valid, most) if folds else []:
-            rows |= _run_job(search, job, folds)
+            first, share = len({number for number, _ in rows}) / len(candidates), len(job) / len(candidates)
+            part = partial(_advance_part, advance, first, share)
+            rows |= _run_job(search, job, folds, bar, part)
     return rows
+
+
+def _advance_part(advance: Callable[[float], None], first: float, share: float, done: float) -> None:
+    advance(first + share * done)
 
 
 def _failure(search: Search, fold: int, error: Exception) -> Row:
@@ -161,7 +173,9 @@ def _ready(search: Search, candidate: Candidate, folds: Sequence[Fold]) -> tuple
     return ready, wrong
 
 
-def _run_job(search: Search, job: Sequence[Candidate], folds: Sequence[Fold]) -> dict[tuple[int, int], Row]:
+def _run_job(
+    search: Search, job: Sequence[Candidate], folds: Sequence[Fold], bar: bool, advance: Callable[[float], None]
+) -> dict[tuple[int, int], Row]:
     """Train and score candidates that share a job, on all folds whose arrays have the same shape."""
     found, wrong = _ready(search, job[0], folds)
     rows: dict[tuple[int, int], Row] = {
@@ -184,7 +198,7 @@ def _run_job(search: Search, job: Sequence[Candidate], folds: Sequence[Fold]) ->
             # nothing can stop, or fall for want of progress, before the last epoch
             schedule = schedule._replace(monitor=None, rule=None if schedule.rule == "adaptive" else schedule.rule)
         with precision(splits.dtype):
-            trained = train_networks(trials, splits, schedule, machine)
+            trained = train_networks(trials, splits, schedule, machine, bar=bar, advance=advance)
         seconds = (time.perf_counter() - start) / (len(job) * len(ready))
         for key, row in _score_all(search, job, ready, trained.book).items():
             rows[key] = {"fit_time": seconds, **row}

@@ -30,7 +30,7 @@ class SweepSearchCV(GridSearchCV, Sweeping):
       or a callable that chooses from `cv_results_`.
     - `error_score`: what a candidate scores that diverges or cannot be fitted, or "raise".
     - `return_train_score`: whether to score the samples trained on, too.
-    - `verbose`: whether to say how many networks are trained.
+    - `verbose`: whether to say how many networks are trained, and to show a bar.
     - `n_jobs`, `pre_dispatch`: as in `GridSearchCV`, where its own way is gone: for other estimators, and `n_jobs` for
       candidates that cannot be trained together (`solver="lbfgs"`).
     - `n_iter`, `random_state`: how many candidates to draw, and the seed of the draw.
@@ -92,7 +92,16 @@ class SweepSearchCV(GridSearchCV, Sweeping):
             own = {} if callback_ctx is None else {"callback_ctx": callback_ctx}
             super()._run_search(evaluate_candidates, **own)
         else:
-            evaluate_candidates(ParameterSampler(self.param_grid, self.n_iter, random_state=self.random_state))
+            drawn = ParameterSampler(self.param_grid, self.n_iter, random_state=self.random_state)
+            if callback_ctx is None:
+                evaluate_candidates(drawn)
+                return
+            context = callback_ctx.subcontext(
+                task_name="search", max_subtasks=len(drawn) * self.n_splits_, sequential_subtasks=False
+            )
+            context.call_on_fit_task_begin(estimator=self)
+            evaluate_candidates(drawn, callback_ctx=context)
+            context.call_on_fit_task_end(estimator=self)
 
 
 class SweepRandomizedSearchCV(RandomizedSearchCV, Sweeping):

@@ -8,12 +8,13 @@ from sklearn.base import BaseEstimator
 from sklearn.utils._param_validation import Interval, Options, StrOptions
 
 from jaxbackprop.activations import ACTIVATIONS
+from jaxbackprop.estimators.callbacks import CallbackSupportMixin
 
 ALIASES = {"logistic": "sigmoid"}  # scikit-learn's name, and the document's
 MEMORY = 2**32  # bytes that a training may take, by default
 
 
-class Settings(BaseEstimator):
+class Settings(CallbackSupportMixin, BaseEstimator):
     """`MLPClassifier`'s parameters, and `dtype`, `memory_budget` and `devices`."""
 
     _parameter_constraints: dict = {  # noqa: RUF012  scikit-learn's convention

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from jaxtyping import Float
+from tqdm.auto import tqdm
 
 from jaxbackprop.estimators.glorot import glorot_starts
 from jaxbackprop.network import Params
@@ -28,6 +29,7 @@ from jaxbackprop.sweeps.transfer import local_mesh, make_mesh
 COMPILING = 1.5  # epochs with their records compile so many times as long as a sweep's stretch of steps
 
 Report = Callable[[Float[np.ndarray, "3 epochs"]], None]
+Watch = Callable[[Callable[[], Params], bool], bool]
 
 
 class Schedule(NamedTuple):
@@ -99,10 +101,16 @@ def precision(dtype: Any) -> AbstractContextManager:
 
 
 def train_one(
-    trial: Trial, splits: Splits, schedule: Schedule, machine: Machine, warm: Warm | None, report: Report
+    trial: Trial,
+    splits: Splits,
+    schedule: Schedule,
+    machine: Machine,
+    warm: Warm | None,
+    report: Report,
+    watch: Watch | None,
 ) -> Course:
     """Train a single network on the engine."""
-    trained = train_networks([trial], splits, schedule, machine, warm=warm, report=report)
+    trained = train_networks([trial], splits, schedule, machine, warm=warm, report=report, watch=watch)
     book = trained.book
     assert trained.curve is not None
     assert book.monitored is not None
@@ -121,12 +129,18 @@ def train_networks(
     *,
     warm: Warm | None = None,
     report: Report | None = None,
+    watch: Watch | None = None,
+    bar: bool = False,
+    advance: Callable[[float], None] = lambda done: None,
 ) -> Trained:
     """Train every trial on every split, as scikit-learn's multi-layer perceptron trains.
 
     **Arguments:**
     - `warm`: for a single network, where to start.
     - `report`: for a single network, called with each new part of its curve; asks for the curve.
+    - `watch`: for a single network, called after each epoch with a function that gives the parameters to hand back as
+      they are now, and with whether another epoch follows; training ends if it returns True.
+    - `bar`: for many, whether to show one; `advance`, called with the part of the work that is done.
 
     **Raises:** `ValueError` if there are fewer devices, or the budget is too small.
     """
@@ -151,23 +165,33 @@ def train_networks(
         assess=False,
         curves=single,
         rule=schedule.rule,
+        at_once=None if watch is None else 1,
         fall=Fall(schedule.power, 0 if warm is None else warm.seen),
     )
     book = new_book(job)
     if warm is not None:
         _start_from(book, warm)
     if report is None:
-        for _ in train(job, book):
-            pass
+        total, hidden = job.plan.network_steps, not bar or jax.process_index() > 0
+        with tqdm(total=total, unit=" network-steps", unit_scale=True, desc="search", disable=hidden) as shown:
+            done = 0
+            for call in train(job, book):
+                done += call.steps + call.skipped
+                shown.update(call.steps + call.skipped)
+                advance(min(1.0, done / total))
         return Trained(book)
     told = 0
     with interruptible() as interrupted, closing(train(job, book)) as calls:
-        for _ in calls:
+        for call in calls:
             now = _curve(book)
             known = int(np.isfinite(now[0]).cumsum().argmax()) + 1 if np.isfinite(now[0]).any() else 0
             report(now[:, told:known])
+            stops = interrupted()
+            if watch is not None and known > told:
+                call.settle()
+                stops |= watch(lambda: book.params(0), bool(book.status[0] == TRAINING))
             told = max(told, known)
-            if interrupted():
+            if stops:
                 break
     curve = _curve(book)[:, : int(book.record[0]) + 1]
     report(curve[:, told:])

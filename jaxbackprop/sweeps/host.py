@@ -54,6 +54,7 @@ class Job:
     - `monitor`, `stopping`, `shared_l2`, `assess`: see `program.Recipe`.
     - `rule`, `fall`: how learning rates fall, see `stopping`; asks for a mark at every epoch.
     - `curves`: whether the metrics of every record are kept.
+    - `at_once`: epochs from one look of the host to the next, at most; None for what takes about a second.
     """
 
     plan: Plan
@@ -71,6 +72,7 @@ class Job:
     curves: bool = True
     rule: str | None = None
     fall: Fall = CONSTANT
+    at_once: int | None = None
     columns: dict[str, np.ndarray] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -210,7 +212,7 @@ def _epochs_at_once(job: Job, program: Program) -> int:
     """How many epochs to hand to the devices in one call, at most: about a second's work, and a part of the training
     where networks may stop."""
     epochs = int(job.marks[-1])
-    most = min(epochs, max(1, int(STRETCH_SECONDS / max(program.seconds, 1e-9) * epochs)))
+    most = min(job.at_once or epochs, epochs, max(1, int(STRETCH_SECONDS / max(program.seconds, 1e-9) * epochs)))
     if job.monitor is not None and len(job.plan.programs[0].networks) > 1:
         most = min(most, -(-epochs // LOOKS))
     if program.batch_size is not None:
