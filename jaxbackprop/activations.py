@@ -216,3 +216,20 @@ def get_activation(activation: str | Activation) -> Activation:
     if isinstance(activation, Activation):
         return activation
     return choose("activation", activation, ACTIVATIONS)
+
+
+OneOrEach = str | Activation | tuple[str | Activation, ...]  # for all hidden layers the same, or one for each of them
+
+
+def layer_activations(activation: OneOrEach, hidden: int) -> tuple[Activation, ...]:
+    """The `Activation` of each of so many hidden layers.
+
+    **Raises:** `ValueError` for an unknown name, or for a tuple of another length.
+    """
+    if not isinstance(activation, tuple):
+        return (get_activation(activation),) * hidden
+    if len(activation) != hidden:
+        raise ValueError(
+            f"activation must be one for all hidden layers, or a tuple, one for each of {hidden}, got {len(activation)}"
+        )
+    return tuple(map(get_activation, activation))

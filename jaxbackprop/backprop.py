@@ -10,7 +10,7 @@ it is w_n / sum(w), another number for every sample.
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxbackprop.activations import Activation, get_activation
+from jaxbackprop.activations import OneOrEach, layer_activations
 from jaxbackprop.losses import Objective, get_objective, mean_loss, sample_shares
 from jaxbackprop.network import FEW, Layer, Params, check_targets, forward, regularization
 
@@ -78,7 +78,7 @@ def loss_and_grad(
     x: Float[Array, "features samples"],
     y: Float[Array, "classes samples"],
     *,
-    activation: str | Activation,
+    activation: OneOrEach,
     l2: float | Float[Array, ""] = 0.0,
     weights: Float[Array, " samples"] | None = None,
     objective: str | Objective = "softmax",
@@ -90,7 +90,7 @@ def loss_and_grad(
     **Raises:** `ValueError` as `network.loss` does.
     """
     check_targets(params, x, y, weights)
-    slope = get_activation(activation).slope
+    f = layer_activations(activation, len(params) - 1)
     zs, activations = forward(params, x, activation=activation, objective=objective)
     value = mean_loss(zs[-1], y, weights=weights, objective=objective) + regularization(params, l2)
 
@@ -102,5 +102,5 @@ def loss_and_grad(
         weight = params[l].weight
         gradient.append(Layer(weight_gradient(error, inputs[l]) + l2 * weight, bias_gradient(error)))
         if l > 0:
-            error = delta_hidden(weight, error, slope(zs[l - 1], inputs[l]))
+            error = delta_hidden(weight, error, f[l - 1].slope(zs[l - 1], inputs[l]))
     return value, tuple(reversed(gradient))

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from jaxbackprop._checks import check_integer, choose
-from jaxbackprop.activations import Activation, get_activation
+from jaxbackprop.activations import OneOrEach, layer_activations
 from jaxbackprop.losses import Objective, get_objective, mean_loss
 
 
@@ -140,22 +140,22 @@ def forward(
     params: Params,
     x: Float[Array, "features samples"],
     *,
-    activation: str | Activation,
+    activation: OneOrEach,
     objective: str | Objective = "softmax",
 ) -> Pass:
     """Equations (1) to (4) for any number of layers.
 
     z^1 = W^1 x + b^1, a^1 = f(z^1), z^2 = W^2 a^1 + b^2, …, and a^L = y-hat, the softmax of z^L (or the prediction of
-    another objective).
+    another objective). With a tuple of activations, one for each hidden layer, a^1 = f_1(z^1), a^2 = f_2(z^2), ….
 
     **Raises:** `ValueError` for an unknown activation or objective, or if the shapes of `params` and `x` do not chain.
     """
-    f, predict = get_activation(activation).value, get_objective(objective).predict
+    f, predict = layer_activations(activation, len(params) - 1), get_objective(objective).predict
     check_shapes(params, x)
     a, zs, activations = x, [], []
     for l, layer in enumerate(params, start=1):
         z = affine(layer, a)
-        a = f(z) if l < len(params) else predict(z)
+        a = f[l - 1].value(z) if l < len(params) else predict(z)
         zs.append(z)
         activations.append(a)
     return Pass(tuple(zs), tuple(activations))
@@ -171,7 +171,7 @@ def loss(
     x: Float[Array, "features samples"],
     y: Float[Array, "classes samples"],
     *,
-    activation: str | Activation,
+    activation: OneOrEach,
     l2: float | Float[Array, ""] = 0.0,
     weights: Float[Array, " samples"] | None = None,
     objective: str | Objective = "softmax",

@@ -1,4 +1,4 @@
-"""Parameter updates: plain gradient descent written out, everything else from optax.
+"""Parameter updates: gradient descent, with momentum too, written out, everything else from optax.
 
 An `Optimizer` is a pair of pure functions, as in optax, but its update takes the hyperparameters as traced values, so
 that one compiled program trains a whole grid of learning rates.
@@ -84,6 +84,33 @@ def sgd_update(
     return jax.tree.map(lambda p, g: p - hyperparameters.learning_rate * g, params, gradient), state
 
 
+def momentum_update(
+    gradient: Params, velocity: Params, params: Params, hyperparameters: Hyperparameters
+) -> tuple[Params, Params]:
+    """A velocity that the gradient accelerates: v <- momentum v - learning_rate dL/dW, and W <- W + v.
+
+    Each gradient is in it at the rate at which it came, should the rate change."""
+    velocity = _accelerate(gradient, velocity, hyperparameters)
+    return jax.tree.map(jnp.add, params, velocity), velocity
+
+
+def nesterov_update(
+    gradient: Params, velocity: Params, params: Params, hyperparameters: Hyperparameters
+) -> tuple[Params, Params]:
+    """Nesterov's momentum: the velocity as before, and W <- W + momentum v - learning_rate dL/dW."""
+    velocity = _accelerate(gradient, velocity, hyperparameters)
+    return jax.tree.map(jnp.add, params, _accelerate(gradient, velocity, hyperparameters)), velocity
+
+
+def _accelerate(gradient: Params, velocity: Params, hyperparameters: Hyperparameters) -> Params:
+    momentum, rate = hyperparameters.momentum, hyperparameters.learning_rate
+    return jax.tree.map(lambda v, g: momentum * v - rate * g, velocity, gradient)
+
+
+def _no_velocity(params: Params) -> Params:
+    return jax.tree.map(jnp.zeros_like, params)
+
+
 class Moments(NamedTuple):
     """How many steps adam has taken, and its running means of the gradient and of its square."""
 
@@ -93,7 +120,7 @@ class Moments(NamedTuple):
 
 
 def _no_moments(params: Params) -> Moments:
-    return Moments(jnp.zeros((), jnp.int32), jax.tree.map(jnp.zeros_like, params), jax.tree.map(jnp.zeros_like, params))
+    return Moments(jnp.zeros((), jnp.int32), _no_velocity(params), _no_velocity(params))
 
 
 def adam_hat_update(
@@ -148,8 +175,8 @@ OPTIMIZERS: dict[str, Optimizer] = {
     optimizer.name: optimizer
     for optimizer in (
         Optimizer("sgd", lambda params: (), sgd_update),
-        from_optax("momentum", lambda h: _optax().sgd(h.learning_rate, momentum=h.momentum)),
-        from_optax("nesterov", lambda h: _optax().sgd(h.learning_rate, momentum=h.momentum, nesterov=True)),
+        Optimizer("momentum", _no_velocity, momentum_update),
+        Optimizer("nesterov", _no_velocity, nesterov_update),
         from_optax("adam", lambda h: _optax().adam(h.learning_rate, **_betas(h))),
         Optimizer("adam_hat", _no_moments, adam_hat_update),
         from_optax("adamw", lambda h: _optax().adamw(h.learning_rate, weight_decay=h.weight_decay, **_betas(h))),

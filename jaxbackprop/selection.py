@@ -12,7 +12,7 @@ from jaxbackprop.activations import Activation, get_activation
 def choose_activation(options: Sequence[str | Activation], index: Int[Array, ""]) -> Activation:
     """The activation at place `index`, which may be traced: one of the branches runs and not all."""
     known = [get_activation(option) for option in options]
-    if len(known) == 1:
+    if len(set(known)) == 1:
         return known[0]
     # A branch of a single operation, such as tanh alone, is compiled to a loop several times slower than a fused one.
     # Adding a zero that the compiler cannot know to be one makes every branch a fusion; so does adding it to the

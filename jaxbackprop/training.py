@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key, PyTree, Shaped
 
 from jaxbackprop._checks import check_finite, check_integer, is_concrete
-from jaxbackprop.activations import Activation, get_activation
+from jaxbackprop.activations import OneOrEach, layer_activations
 from jaxbackprop.backprop import loss_and_grad
 from jaxbackprop.losses import Objective, get_objective
 from jaxbackprop.network import Params, check_targets, loss
@@ -84,7 +84,7 @@ def take_batch(
 def make_step(
     hyperparameters: Hyperparameters,
     *,
-    activation: str | Activation,
+    activation: OneOrEach,
     optimizer: Optimizer,
     objective: str | Objective,
     project: Callable[[Params], Params] | None = None,
@@ -123,7 +123,7 @@ def fit(
     y: Float[Array, "classes samples"],
     hyperparameters: Hyperparameters,
     *,
-    activation: str | Activation,
+    activation: OneOrEach,
     steps: int,
     optimizer: str | Optimizer = "sgd",
     objective: str | Objective = "softmax",
@@ -137,7 +137,8 @@ def fit(
     - `params`: where to start, from `init_params`.
     - `x`, `y`: [features, samples] and [classes, samples], features first.
     - `hyperparameters`: traced; map over any of its fields with `jax.vmap`.
-    - `activation`, `optimizer`, `objective`: names, or objects of one's own.
+    - `activation`, `optimizer`, `objective`: names, or objects of one's own; a tuple of activations is one for each
+      hidden layer.
     - `batch_size`: shuffled mini-batches in an order drawn from `hyperparameters.seed`; by default the full batch.
     - `batches`: the order itself, from `batch_order`, instead of `batch_size`. Networks that share it need no sort in
       their program, which then compiles in less than half the time.
@@ -148,7 +149,8 @@ def fit(
     **Raises:** `ValueError` for names that do not exist, shapes that do not fit, numbers out of range, data that are
     not finite, before anything compiles.
     """
-    activation, objective, optimizer = get_activation(activation), get_objective(objective), get_optimizer(optimizer)
+    activation = layer_activations(activation, len(params) - 1)
+    objective, optimizer = get_objective(objective), get_optimizer(optimizer)
     steps = check_integer("steps", steps, 1)
     if record_every is not None:
         record_every = check_integer("record_every", record_every, 1)

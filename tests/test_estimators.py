@@ -26,7 +26,7 @@ from sklearn.preprocessing import StandardScaler, scale
 from sklearn.utils import estimator_checks
 
 from jaxbackprop.activations import ACTIVATIONS
-from jaxbackprop.estimators import BackpropClassifier, BackpropRegressor
+from jaxbackprop.estimators import BackpropClassifier, BackpropRegressor, load, save
 from jaxbackprop.estimators.inference import FUNCTIONS
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -85,6 +85,25 @@ def test_training_is_that_of_scikit_learn(settings, dtype):
     np.testing.assert_allclose(ours._optimizer.learning_rate, theirs._optimizer.learning_rate)
 
 
+@pytest.mark.parametrize("rate", ["constant", "invscaling", "adaptive"])
+def test_training_in_parts_is_that_of_scikit_learn(rate):
+    """A rate that falls falls on from call to call: the samples seen and the epochs without progress count on."""
+    settings = dict(TINY, shuffle=False, solver="sgd", learning_rate=rate, learning_rate_init=0.1, tol=0.05)
+    settings |= {"n_iter_no_change": 2, "batch_size": 50, "max_iter": 9}
+    pair = BackpropClassifier(**settings, dtype="float64"), MLPClassifier(**settings)
+    rates = []
+    for estimator in pair:
+        for _ in range(25):
+            estimator.partial_fit(X, Y, classes=[0, 1, 2])
+        rates.append(estimator._optimizer.learning_rate)
+    assert_same_network(*pair)
+    assert rates[0] == pytest.approx(rates[1])
+    assert (rates[0] < 0.1) == (rate != "constant")
+    for estimator in pair:
+        estimator.set_params(warm_start=True).fit(X, Y).fit(X, Y)
+    assert_same_network(*pair)
+
+
 def test_sample_weights_binary_labels_and_stopping_are_those_of_scikit_learn():
     weights = np.random.default_rng(0).uniform(0.5, 2, 100)
     settings = dict(TINY, shuffle=False, solver="sgd", max_iter=500, tol=1e-3, alpha=0.1)
@@ -138,7 +157,7 @@ def test_the_type_is_the_estimators_whatever_jax_is_configured_for(enabled):
 
 
 def test_a_schedule_without_effect_is_a_constant_rate():
-    """The two ways to train agree, shuffled batches, early stopping and all."""
+    """Shuffled batches, early stopping and all."""
     settings = dict(TINY, solver="sgd", batch_size=40, early_stopping=True, dtype="float64", max_iter=60)
     constant = BackpropClassifier(**settings).fit(X, Y)
     scheduled = BackpropClassifier(**settings, learning_rate="invscaling", power_t=0.0).fit(X, Y)
@@ -238,6 +257,23 @@ def test_numpys_activations_are_the_documents(name):
     assert FUNCTIONS[name](z).dtype == np.float32
 
 
+def test_each_layer_has_its_own_activation(tmp_path):
+    model = BackpropClassifier((6, 4), ("relu", "logistic"), max_iter=30, random_state=0, dtype="float64").fit(X, Y)
+    a = np.maximum(X @ model.coefs_[0] + model.intercepts_[0], 0)
+    a = 1 / (1 + np.exp(-(a @ model.coefs_[1] + model.intercepts_[1])))
+    e = np.exp(a @ model.coefs_[2] + model.intercepts_[2])
+    np.testing.assert_allclose(model.predict_proba(X), e / e.sum(axis=1, keepdims=True), rtol=1e-12)
+    assert clone(model).get_params()["activation"] == ("relu", "logistic")
+    again = load(save(model, tmp_path / "a.safetensors"))
+    np.testing.assert_array_equal(again.predict_proba(X), model.predict_proba(X))
+    alike = BackpropClassifier((6, 4), ("tanh", "tanh"), max_iter=30, random_state=0).fit(X, Y)
+    np.testing.assert_array_equal(alike.coefs_[1], clone(alike).set_params(activation="tanh").fit(X, Y).coefs_[1])
+    with pytest.raises(ValueError, match=r"activation=\('relu', 'tanh'\) must be one for each hidden layer"):
+        BackpropClassifier((5,), ("relu", "tanh")).fit(X, Y)
+    with pytest.raises(ValueError, match="holds 'tahn', which is none of"):
+        BackpropClassifier((5,), ("tahn",)).fit(X, Y)
+
+
 def test_bad_input(as_users_run_it):
     model = BackpropClassifier(**TINY)
     with pytest.raises(NotFittedError):
@@ -257,6 +293,10 @@ def test_bad_input(as_users_run_it):
         BackpropRegressor(solver="sgd", learning_rate_init=1e6).fit(*DIABETES)
     with pytest.raises(ValueError, match="partial_fit does not support early_stopping"):
         BackpropClassifier(early_stopping=True).partial_fit(X, Y, classes=[0, 1, 2])
+    with pytest.raises(ValueError, match="memory_budget=0 MiB is too little"):
+        BackpropClassifier(memory_budget=1000).fit(X, Y)
+    with pytest.raises(ValueError, match="devices=99, but JAX has"):
+        BackpropClassifier(devices=99).fit(X, Y)
     with pytest.raises(ValueError, match="validation set is too small"):
         BackpropRegressor(early_stopping=True, validation_fraction=0.001).fit(*DIABETES)
 

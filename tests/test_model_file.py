@@ -1,8 +1,10 @@
 """Trained models in a file: bit for bit, readable by others, refused when damaged."""
 
+import copy
 import json
 import warnings
 
+import jax
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 from sklearn.datasets import load_iris, make_multilabel_classification
 from sklearn.exceptions import NotFittedError
 
-from jaxbackprop.estimators import BackpropClassifier, BackpropRegressor, SweepSearchCV, load, save
+from jaxbackprop.estimators import BackpropClassifier, BackpropRegressor, SweepSearchCV, load, model_file, save
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -98,6 +100,19 @@ def test_every_damage_is_refused(model, tmp_path):
         path.write_bytes(flipped)
         with pytest.raises(ValueError, match=r"a\.safetensors"):
             load(path)
+
+
+def test_the_velocity_of_older_files_is_understood(tmp_path, monkeypatch):
+    """Those of format 1 hold the sum of the gradients in its place: the velocity over minus the learning rate."""
+    X, y = np.random.default_rng(0).normal(size=(40, 3)), np.arange(40) % 2
+    model = BackpropClassifier((4,), solver="sgd", max_iter=5, random_state=0, dtype="float64", learning_rate_init=0.1)
+    model.partial_fit(X, y, classes=[0, 1]).partial_fit(X, y)
+    older = copy.deepcopy(model)
+    older._optimizer_state = jax.tree.map(lambda v: v / -0.1, model._optimizer_state)
+    with monkeypatch.context() as earlier:
+        earlier.setattr(model_file, "FORMAT", 1)
+        path = save(older, tmp_path / "a.safetensors")
+    np.testing.assert_allclose(load(path).partial_fit(X, y).coefs_[0], model.partial_fit(X, y).coefs_[0], rtol=1e-12)
 
 
 def test_foreign_files_are_refused(model, tmp_path):

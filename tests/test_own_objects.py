@@ -83,6 +83,21 @@ def test_an_own_activation_is_fitted_alone_too():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), trained, alone.params(0))
 
 
+def test_each_layer_may_have_its_own_activation():
+    """In one program with networks of other widths and activations, the numbers of `fit`."""
+    each = [("relu", SQUAREPLUS), ("tanh", "relu"), "tanh"]
+    result = sweep({"activation": each, "hidden": [(3, 4), (5, 2)]})
+    assert {*result.table["activation"]} == {("relu", "squareplus"), ("tanh", "relu"), "tanh"}
+    for number, trial in enumerate(result.trials):
+        params = jb.init_params(jax.random.key(0), (2, *trial.hidden, 2))
+        trained, _ = jb.fit(params, x, y, jb.Hyperparameters(0.1), activation=trial.activation, steps=40)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), trained, result.params(number))
+    with pytest.raises(ValueError, match=r"activation=\('relu', 'squareplus'\) must be one for each hidden layer"):
+        sweep({"activation": each, "hidden": [(3,)]})
+    with pytest.raises(ValueError, match=r"activation\[1\]='tahn' is unknown"):
+        sweep({"activation": [("tanh", "tahn")]})
+
+
 def test_a_wrong_slope_is_refused_with_the_point_and_both_values():
     wrong = jb.Activation("squareplus", squareplus, lambda z, a: jnp.ones_like(z))
     with pytest.raises(ValueError, match=r"wrong slope: at z=-7\.\d+ it gives 1, autodiff of its value 0\.0\d+"):

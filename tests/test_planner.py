@@ -12,7 +12,7 @@ import pytest
 import jaxbackprop as jb
 from jaxbackprop import data
 from jaxbackprop.selection import choose_activation
-from jaxbackprop.sweeps.grid import expand
+from jaxbackprop.sweeps.grid import each_activation, expand
 from jaxbackprop.sweeps.planner import MAX_PROGRAMS, Workload, arrange, plan_trials
 from jaxbackprop.sweeps.program import clear_padding
 from jaxbackprop.sweeps.starts import draw_starts
@@ -48,7 +48,7 @@ def test_every_network_has_one_place_among_its_like(devices, train):
         for chunk, row in enumerate(seats.networks):
             for network in row[row >= 0]:
                 trial, split = trials[network // splits], network % splits
-                assert trial.activation == program.activations[seats.activation[chunk]].name
+                assert each_activation(trial) == program.activations[seats.activation[chunk]]
                 assert split == seats.split[chunk]
                 assert (trial.optimizer, trial.batch_size) == (program.optimizer.name, program.batch_size)
                 assert len(trial.hidden) == len(program.hidden)

@@ -159,11 +159,48 @@ def test_the_promise(case):
     np.testing.assert_array_equal(searches[0].predict_proba(X), searches[1].predict_proba(X))
 
 
-@pytest.mark.parametrize("grid", [{"solver": ["lbfgs", "adam"]}, {"solver": ["sgd"], "learning_rate": ["adaptive"]}])
-def test_what_needs_a_look_at_every_network_is_trained_alone(grid):
-    with pytest.warns(UserWarning, match=r"(solver='lbfgs'|learning_rate='adaptive') cannot be handed.*1 of"):
+def test_what_needs_a_look_at_every_network_is_trained_alone():
+    grid = {"solver": ["lbfgs", "adam"]}
+    with pytest.warns(UserWarning, match=r"solver='lbfgs' cannot be handed.*1 of"):
         ours = SweepSearchCV(BASE, grid, cv=2, n_jobs=1).fit(X, Y)
     assert_same_search(ours, GridSearchCV(BASE, grid, cv=2).fit(X, Y))
+
+
+@pytest.mark.parametrize("early", [False, True])
+def test_rates_that_fall_are_trained_together(early):
+    """Each network's at its own time: by its own progress, and the samples of its own fold."""
+    net = clone(BASE).set_params(solver="sgd", dtype="float64", max_iter=40, tol=0.02, n_iter_no_change=2)
+    net.set_params(early_stopping=early, batch_size=40)
+    grid = [
+        {"learning_rate": ["constant", "adaptive"], "learning_rate_init": [0.1, 0.5], "alpha": [1e-4, 1.0]},
+        {"learning_rate": ["invscaling"], "power_t": [0.2, 0.5], "hidden_layer_sizes": [(3,), (5,)], "alpha": [0.1]},
+    ]
+    pair = [
+        kind(net, grid, cv=KFold(4, shuffle=True, random_state=0), scoring="neg_log_loss").fit(X, Y)
+        for kind in (SweepSearchCV, GridSearchCV)
+    ]
+    ours, theirs = (np.stack([s.cv_results_[f"split{k}_test_score"] for k in range(4)]) for s in pair)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-9)
+    assert pair[0].best_params_ == pair[1].best_params_
+
+
+def test_activations_of_each_layer_are_searched_together():
+    grid = {"activation": ["relu", ("relu", "tanh"), ("tanh", "relu")], "hidden_layer_sizes": [(4, 3)]}
+    assert_same_search(*(kind(BASE, grid, cv=2).fit(X, Y) for kind in (SweepSearchCV, GridSearchCV)))
+
+
+def test_memory_and_devices_are_the_searches_or_the_estimators(as_users_run_it):
+    grid = {"alpha": [1e-4, 0.1, 1.0]}
+    everywhere, alone = (SweepSearchCV(BASE, grid, cv=2, devices=n).fit(X, Y) for n in (None, 1))
+    assert_same_search(everywhere, alone)
+    with pytest.raises(ValueError, match="devices=99, but JAX has 8"):
+        SweepSearchCV(BASE, grid, cv=2, devices=99).fit(X, Y)
+    small = clone(BASE).set_params(memory_budget=1000)
+    with pytest.raises(ValueError, match="memory_budget=0 MiB is too little"):
+        SweepRandomizedSearchCV(small, grid, n_iter=2, cv=2).fit(X, Y)
+    assert SweepSearchCV(small, grid, cv=2, memory_budget=2**30, refit=False).fit(X, Y).best_score_ > 0.5
+    with pytest.raises(ValueError, match="'devices' parameter of SweepSearchCV must be an int in the range"):
+        SweepSearchCV(BASE, grid, devices=0).fit(X, Y)
 
 
 def test_moments_of_adam_share_a_program():

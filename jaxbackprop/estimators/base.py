@@ -1,7 +1,7 @@
 """What the classifier and the regressor share: from checked arrays to a trained network, and back to predictions."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from numbers import Integral
 from typing import Any, NamedTuple
 
@@ -15,20 +15,22 @@ from sklearn.utils import check_random_state
 from sklearn.utils.optimize import _check_optimize_result
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
+from jaxbackprop.activations import ACTIVATIONS
+from jaxbackprop.estimators.callbacks import AfterEpoch, watched
 from jaxbackprop.estimators.glorot import glorot_start
 from jaxbackprop.estimators.inference import outputs
 from jaxbackprop.estimators.quasi_newton import minimize
-from jaxbackprop.estimators.scheduled import Rule, train_scheduled
 from jaxbackprop.estimators.settings import ALIASES, Settings
-from jaxbackprop.estimators.trainer import Course, Schedule, Warm, precision, train_one
+from jaxbackprop.estimators.trainer import Course, Machine, Schedule, Warm, Watch, precision, train_one
 from jaxbackprop.losses import get_objective
 from jaxbackprop.network import Layer, Params
 from jaxbackprop.sweeps.grid import Trial
-from jaxbackprop.sweeps.program import Stopping
 from jaxbackprop.sweeps.splits import Index, Splits, make_data
+from jaxbackprop.sweeps.stopping import Stopping
 
 OUTPUT_ACTIVATIONS = {"softmax": "softmax", "sigmoid": "logistic", "squared": "identity", "poisson": "exp"}
 SEEDS = 2**31 - 1
+PATIENT = 2**30  # epochs without improvement: as good as infinitely many
 
 
 class Samples(NamedTuple):
@@ -82,10 +84,6 @@ class BaseBackprop(Settings):
             )
         return True
 
-    def _is_scheduled(self) -> bool:
-        """Whether the learning rate changes while the training goes on; scikit-learn's adam ignores it."""
-        return self.solver == "sgd" and self.learning_rate != "constant"
-
     def _check_samples(self, X: Any, y: Any, sample_weight: Any, *, restart: bool) -> Samples:
         """scikit-learn's checks of X, y and the weights; sparse X is filled in: the compiled programs are dense."""
         types: Any = (np.float64, np.float32) if self.dtype == "input" else np.dtype(self.dtype)
@@ -114,13 +112,27 @@ class BaseBackprop(Settings):
             raise ValueError(f"hidden_layer_sizes must be > 0, got {list(widths)}; each is a number of units")
         return tuple(int(w) for w in widths)
 
+    def _activation(self) -> str | tuple[str, ...]:
+        """The activation of the hidden layers, or of each of them, by the document's names."""
+        name: Any = self.activation
+        if not isinstance(name, tuple):
+            return ALIASES.get(name, name)
+        unknown = [name for name in self.activation if name not in (*ALIASES, *ACTIVATIONS)]
+        if unknown:
+            raise ValueError(f"activation={self.activation} holds {unknown[0]!r}, which is none of {[*ACTIVATIONS]}")
+        if len(self.activation) != len(self._hidden()):
+            raise ValueError(
+                f"activation={self.activation} must be one for each hidden layer of hidden_layer_sizes={self._hidden()}"
+            )
+        return tuple(ALIASES.get(name, name) for name in self.activation)
+
     def _trial(self, seed: int, samples: int) -> Trial:
         """The engine's settings; a batch of all samples needs no order."""
         momentum = "nesterov" if self.nesterovs_momentum else "momentum"
         plain = "sgd" if self.momentum == 0 else momentum
         batch = min(200, samples) if self.batch_size == "auto" else int(self.batch_size)
         return Trial(
-            activation=ALIASES.get(self.activation, self.activation),
+            activation=self._activation(),
             hidden=self._hidden(),
             learning_rate=float(self.learning_rate_init),
             l2=float(self.alpha),
@@ -135,13 +147,19 @@ class BaseBackprop(Settings):
 
     def _schedule(self, seed: int, epochs: int) -> Schedule:
         """scikit-learn counts epochs without improvement and stops at more than `n_iter_no_change` of them."""
-        patience = min(self.n_iter_no_change, epochs) + 1
+        patience = min(self.n_iter_no_change, PATIENT) + 1
         return Schedule(
             epochs,
             "score" if self.early_stopping else "train",
             Stopping(int(patience), float(self.tol), strict=False),
             seed if self.shuffle else None,
+            # scikit-learn's adam ignores it
+            self.learning_rate if self.solver == "sgd" and self.learning_rate != "constant" else None,
+            float(self.power_t),
         )
+
+    def _machine(self) -> Machine:
+        return Machine(int(self.memory_budget), self.devices)
 
     def _hold_out(self, samples: Samples, seed: int) -> tuple[Index, Index]:
         """Which samples to train on, and which early stopping looks at."""
@@ -161,13 +179,14 @@ class BaseBackprop(Settings):
 
     def _fit(self, X: Any, y: Any, sample_weight: Any, *, incremental: bool) -> Any:
         restart = not hasattr(self, "coefs_") or not (self.warm_start or incremental)
-        self._hidden()  # refused before the data are looked at
+        self._activation(), self._hidden()  # refused before the data are looked at
         samples = self._check_samples(X, y, sample_weight, restart=restart)
         if incremental and self.early_stopping:
             raise ValueError("partial_fit does not support early_stopping=True")
         seed = draw_seed(self.random_state)
         if self.solver == "lbfgs":
-            return self._fit_lbfgs(samples, seed, restart)
+            with watched(self, X, y, sample_weight, self.max_iter + 1, "iteration") as after:
+                return self._fit_lbfgs(samples, seed, restart, after and self._watch(after))
         train, held_out = self._hold_out(samples, seed)
         if not isinstance(self.batch_size, str) and self.batch_size > len(train):
             warnings.warn("Got `batch_size` larger than sample size. It is going to be clipped", stacklevel=3)
@@ -176,16 +195,10 @@ class BaseBackprop(Settings):
         warm = None if restart else self._warm(trial, incremental)
         splits = make_splits([samples], [(train, held_out)], self._objective())
         schedule, report = self._schedule(seed, epochs), self._report(restart)
-        with precision(samples.X.dtype):
-            if self._is_scheduled():
-                first, seen = float(self.learning_rate_init), 0 if restart else self.t_
-                if incremental and hasattr(self, "_optimizer"):
-                    first = self._optimizer.learning_rate
-                rule = Rule(self.learning_rate, float(self.power_t), first, seen)
-                course = train_scheduled(trial, splits, schedule, rule, warm, report)
-            else:
-                course = train_one(trial, splits, schedule, warm, report)
-        self._take(course, trial, len(train), restart)
+        with precision(samples.X.dtype), watched(self, X, y, sample_weight, epochs, "epoch") as after:
+            watch = after and self._watch(after)
+            course = train_one(trial, splits, schedule, self._machine(), warm, report, watch)
+            self._take(course, trial, len(train), restart)
         if course.interrupted:
             warnings.warn("Training interrupted by user.", stacklevel=3)
         elif self.n_iter_ == epochs and not incremental:
@@ -204,21 +217,29 @@ class BaseBackprop(Settings):
             scores = [score for score in getattr(self, "validation_scores_", None) or [] if np.isfinite(score)]
             best = -max(scores, default=-np.inf)
         goes_on = incremental and getattr(self, "_optimizer_name", None) == trial.optimizer
-        return Warm(to_params(self.coefs_, self.intercepts_), self._optimizer_state if goes_on else None, best)
+        return Warm(
+            to_params(self.coefs_, self.intercepts_),
+            self._optimizer_state if goes_on else None,
+            best,
+            getattr(self, "_no_improvement_count", 0),
+            self._optimizer.learning_rate if incremental and hasattr(self, "_optimizer") else trial.learning_rate,
+            self.t_,
+        )
 
-    def _fit_lbfgs(self, samples: Samples, seed: int, restart: bool) -> Any:
+    def _fit_lbfgs(self, samples: Samples, seed: int, restart: bool, watch: Watch | None) -> Any:
         every = np.arange(len(samples.X))
         trial = self._trial(seed, len(every))
         sizes = (samples.X.shape[1], *trial.hidden, samples.y.shape[1])
         start = to_params(self.coefs_, self.intercepts_) if not restart else None
         params, found = minimize(
-            start or glorot_start(seed, sizes, str(trial.activation), samples.X.dtype),
+            start or glorot_start(seed, sizes, trial.activation, samples.X.dtype),
             make_splits([samples], [(every, every[:0])], self._objective()),
-            activation=str(trial.activation),
+            activation=trial.activation,
             alpha=float(self.alpha),
             max_iter=int(self.max_iter),
             max_fun=int(self.max_fun),
             tol=float(self.tol),
+            watch=watch,
         )
         self.n_iter_ = _check_optimize_result("lbfgs", found, self.max_iter)
         self.loss_ = float(found.fun)
@@ -226,6 +247,17 @@ class BaseBackprop(Settings):
         self._optimizer_state, self._optimizer_name = (), "sgd"
         self._set_network(params)
         return self
+
+    def _watch(self, after: AfterEpoch) -> Watch:
+        """Tells callbacks of each epoch."""
+        epoch = 0
+
+        def watch(params: Callable[[], Params], goes_on: bool) -> bool:
+            nonlocal epoch
+            epoch += 1
+            return after(lambda: {**self._network(params()), "n_iter_": epoch}, goes_on)
+
+        return watch
 
     def _report(self, restart: bool) -> Any:
         """Prints what `verbose` asks for, as the epochs go by."""
@@ -268,22 +300,28 @@ class BaseBackprop(Settings):
 
         **Raises:** `ValueError` if the training diverged.
         """
-        self.coefs_ = [np.ascontiguousarray(layer.weight.T) for layer in params]
-        self.intercepts_ = [np.array(layer.bias) for layer in params]
-        self.n_layers_ = len(params) + 1
-        self.n_outputs_ = len(params[-1].bias)
-        self.out_activation_ = OUTPUT_ACTIVATIONS[self._objective()]
+        for name, value in self._network(params).items():
+            setattr(self, name, value)
         if not all(np.isfinite(a).all() for a in (*self.coefs_, *self.intercepts_)):
             raise ValueError(
                 "Solver produced non-finite parameter weights. The input data may contain large values and need to be "
                 "preprocessed."
             )
 
+    def _network(self, params: Params) -> dict[str, Any]:
+        """The attributes that `predict` needs."""
+        return {
+            "coefs_": [np.ascontiguousarray(layer.weight.T) for layer in params],
+            "intercepts_": [np.array(layer.bias) for layer in params],
+            "n_layers_": len(params) + 1,
+            "n_outputs_": len(params[-1].bias),
+            "out_activation_": OUTPUT_ACTIVATIONS[self._objective()],
+        }
+
     def _outputs(self, X: Any) -> Float[np.ndarray, "samples outputs"]:
         """y-hat for X."""
         check_is_fitted(self)
-        name = ALIASES.get(self.activation, self.activation)
-        return outputs(self._check_X(X), self.coefs_, self.intercepts_, name, self._objective())
+        return outputs(self._check_X(X), self.coefs_, self.intercepts_, self._activation(), self._objective())
 
     def _check_X(self, X: Any, dtype: Any = None) -> Float[np.ndarray, "samples features"]:
         """scikit-learn's checks of X alone, after `fit`; in the type that was trained in."""

@@ -51,15 +51,11 @@ def weight_name(estimator: Any) -> str:
 
 
 def one_by_one(estimator: Any, params: Mapping[str, Any]) -> str | None:
-    """Why a candidate cannot be trained together with others, if so: its step is not known before, or what it does next
-    depends on what its own training has done."""
+    """Why a candidate cannot be trained together with others, if so: its step is not known before."""
     prefix, network = final_step(estimator)
     if prefix and prefix.removesuffix("__") in params:
         return repr(prefix.removesuffix("__"))
-    solver, rate = (params.get(prefix + name, getattr(network, name)) for name in ("solver", "learning_rate"))
-    if solver == "lbfgs":
-        return "solver='lbfgs'"
-    return f"learning_rate={rate!r}" if solver == "sgd" and rate in ("invscaling", "adaptive") else None
+    return "solver='lbfgs'" if params.get(f"{prefix}solver", network.solver) == "lbfgs" else None
 
 
 def group_candidates(estimator: Any, candidates: Mapping[int, Mapping[str, Any]]) -> list[Group]:
@@ -83,6 +79,7 @@ def split_into_jobs(candidates: Sequence[Candidate], samples: int) -> list[list[
         network, seed = candidate.network, candidate.seed
         trial = network._trial(seed, samples)
         # Without batches to draw and samples to hold out the seed decides over the start alone, which may differ.
+        schedule = network._schedule(seed, network.max_iter)
         drawn = network.early_stopping or (network.shuffle and trial.batch_size is not None)
         given = isinstance(network.random_state, Integral | np.random.RandomState)
         jobs[
@@ -93,6 +90,8 @@ def split_into_jobs(candidates: Sequence[Candidate], samples: int) -> list[list[
             network.validation_fraction,
             network.shuffle,
             network.dtype,
+            network._machine(),
+            (schedule.rule, schedule.power if schedule.rule == "invscaling" else None),
             getattr(network, "loss", None),
             seed if drawn and given else None,
             repr(getattr(network, "class_weight", None)),

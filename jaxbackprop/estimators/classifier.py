@@ -13,6 +13,7 @@ from sklearn.utils.multiclass import _check_partial_fit_first_call, type_of_targ
 from sklearn.utils.validation import column_or_1d
 
 from jaxbackprop.estimators.base import BaseBackprop
+from jaxbackprop.estimators.settings import MEMORY
 
 
 class BackpropClassifier(ClassifierMixin, BaseBackprop):
@@ -30,7 +31,8 @@ class BackpropClassifier(ClassifierMixin, BaseBackprop):
 
     **Arguments:**
     - `hidden_layer_sizes`: the widths of the hidden layers.
-    - `activation`: "identity", "logistic", "tanh", "relu", or another name of `jaxbackprop.ACTIVATIONS`.
+    - `activation`: "identity", "logistic", "tanh", "relu", or another name of `jaxbackprop.ACTIVATIONS`; or a tuple of
+      them, one for each hidden layer.
     - `solver`: "adam" with `beta_1`, `beta_2` and `epsilon`; "sgd" with `momentum` and `nesterovs_momentum`; or
       "lbfgs", which takes all samples at once, with `max_fun` evaluations of the loss at most.
     - `alpha`: weight of the squared weights in the loss, divided by the (weighted) number of samples of a batch.
@@ -48,6 +50,9 @@ class BackpropClassifier(ClassifierMixin, BaseBackprop):
     - `verbose`: whether to print the loss of each epoch.
     - `dtype`: "float32", "float64", or "input" for the type of X, as scikit-learn trains: X of float32 in float32, any
       other in float64. JAX's configuration plays no part, and is left as it is.
+    - `memory_budget`: bytes that the training by "sgd" or "adam" may take; one that cannot is refused. `devices`: how
+      many of JAX's to use, by default all. One network takes one; in a search both hold for all of its networks
+      together.
 
     **Attributes:** those of `MLPClassifier`, and with early stopping `validation_loss_curve_`, the mean loss of the
     samples held out after each epoch, without the penalty of `alpha`.
@@ -86,6 +91,8 @@ class BackpropClassifier(ClassifierMixin, BaseBackprop):
         max_fun: Any = 15000,
         class_weight: Any = None,
         dtype: Any = "float32",
+        memory_budget: Any = MEMORY,
+        devices: Any = None,
     ) -> None:
         super().__init__(
             hidden_layer_sizes=hidden_layer_sizes,
@@ -112,6 +119,8 @@ class BackpropClassifier(ClassifierMixin, BaseBackprop):
             n_iter_no_change=n_iter_no_change,
             max_fun=max_fun,
             dtype=dtype,
+            memory_budget=memory_budget,
+            devices=devices,
         )
         self.class_weight = class_weight
 

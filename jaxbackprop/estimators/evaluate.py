@@ -4,8 +4,9 @@ import contextlib
 import copy
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -20,7 +21,7 @@ from sklearn.utils.metaestimators import _safe_split
 from jaxbackprop.estimators.base import BaseBackprop, Samples, make_splits
 from jaxbackprop.estimators.candidates import Candidate, Group, final_step, group_candidates, split_into_jobs
 from jaxbackprop.estimators.scores import encode, usual, usual_scores
-from jaxbackprop.estimators.trainer import precision, train_networks
+from jaxbackprop.estimators.trainer import Machine, precision, train_networks
 from jaxbackprop.network import Params
 from jaxbackprop.sweeps.splits import Index
 from jaxbackprop.sweeps.state import Book
@@ -41,7 +42,8 @@ class Search(NamedTuple):
     score_weights: Any
     error_score: Any
     return_train_score: bool
-    memory_budget: int
+    memory_budget: int | None
+    devices: int | None
     n_jobs: Any
 
 
@@ -82,15 +84,20 @@ class Ready(NamedTuple):
     parts: tuple[Index, Index]
 
 
-def evaluate(search: Search, candidates: Mapping[int, Mapping[str, Any]]) -> dict[tuple[int, int], Row]:
-    """The row of every candidate (by its number) on every fold."""
+def evaluate(
+    search: Search, candidates: Mapping[int, Mapping[str, Any]], *, bar: bool, advance: Callable[[float], None]
+) -> dict[tuple[int, int], Row]:
+    """The row of every candidate (by its number) on every fold.
+
+    **Arguments:** `bar`, whether to show one; `advance`, called with the part of the candidates that is done.
+    """
     rows: dict[tuple[int, int], Row] = {}
     for group in group_candidates(search.estimator, candidates):
         valid = []
         for candidate in group.candidates:
             try:
                 candidate.network._validate_params()
-                candidate.network._hidden()
+                candidate.network._activation(), candidate.network._hidden()
                 valid.append(candidate)
             except ValueError as error:
                 for number in range(len(search.splits)):
@@ -103,8 +110,14 @@ def evaluate(search: Search, candidates: Mapping[int, Mapping[str, Any]]) -> dic
                 rows |= {(c.number, number): _failure(search, number, error) for c in valid}
         most = max((len(split[0]) for split in search.splits), default=1)
         for job in split_into_jobs(valid, most) if folds else []:
-            rows |= _run_job(search, job, folds)
+            first, share = len({number for number, _ in rows}) / len(candidates), len(job) / len(candidates)
+            part = partial(_advance_part, advance, first, share)
+            rows |= _run_job(search, job, folds, bar, part)
     return rows
+
+
+def _advance_part(advance: Callable[[float], None], first: float, share: float, done: float) -> None:
+    advance(first + share * done)
 
 
 def _failure(search: Search, fold: int, error: Exception) -> Row:
@@ -160,7 +173,9 @@ def _ready(search: Search, candidate: Candidate, folds: Sequence[Fold]) -> tuple
     return ready, wrong
 
 
-def _run_job(search: Search, job: Sequence[Candidate], folds: Sequence[Fold]) -> dict[tuple[int, int], Row]:
+def _run_job(
+    search: Search, job: Sequence[Candidate], folds: Sequence[Fold], bar: bool, advance: Callable[[float], None]
+) -> dict[tuple[int, int], Row]:
     """Train and score candidates that share a job, on all folds whose arrays have the same shape."""
     found, wrong = _ready(search, job[0], folds)
     rows: dict[tuple[int, int], Row] = {
@@ -176,11 +191,14 @@ def _run_job(search: Search, job: Sequence[Candidate], folds: Sequence[Fold]) ->
         samples = distinct if len(distinct) == 1 else [r.samples for r in ready]
         splits = make_splits(samples, [r.parts for r in ready], objective)
         trials = [c.network._trial(c.seed, max(splits.train_sizes)) for c in job]
+        own = job[0].network._machine()
+        machine = Machine(search.memory_budget or own.memory_budget, search.devices or own.devices)
         schedule = job[0].network._schedule(job[0].seed, job[0].network.max_iter)
         if not job[0].network.early_stopping and job[0].network.n_iter_no_change >= job[0].network.max_iter:
-            schedule = schedule._replace(monitor=None)  # nothing can stop before the last epoch
+            # nothing can stop, or fall for want of progress, before the last epoch
+            schedule = schedule._replace(monitor=None, rule=None if schedule.rule == "adaptive" else schedule.rule)
         with precision(splits.dtype):
-            trained = train_networks(trials, splits, schedule, memory_budget=search.memory_budget)
+            trained = train_networks(trials, splits, schedule, machine, bar=bar, advance=advance)
         seconds = (time.perf_counter() - start) / (len(job) * len(ready))
         for key, row in _score_all(search, job, ready, trained.book).items():
             rows[key] = {"fit_time": seconds, **row}
@@ -194,11 +212,14 @@ def _score_all(
     for kind in book.kinds:
         numbers, params = kind.networks, kind.kept
         finite = np.all([np.isfinite(a).reshape(len(a), -1).all(axis=1) for layer in params for a in layer], axis=0)
-        names = np.array([job[n // len(ready)].network._trial(0, 1).activation for n in numbers])
+        names = [job[n // len(ready)].network._activation() for n in numbers]
         for k, now in enumerate(ready):
             here = numbers % len(ready) == k
-            for name in np.unique(names[here]):
-                chosen = np.flatnonzero(here & (names == name))
+            alike: dict[Any, list[int]] = defaultdict(list)
+            for place in np.flatnonzero(here):
+                alike[names[place]].append(int(place))
+            for name, places in alike.items():
+                chosen = np.array(places)
                 members = [job[n // len(ready)] for n in numbers[chosen]]
                 new = _score_stack(search, now, members, params, chosen, name, book.epoch[numbers[chosen]])
                 for candidate, ok, row in zip(members, finite[chosen], new, strict=True):
@@ -214,7 +235,7 @@ def _score_stack(
     members: Sequence[Candidate],
     params: Params,
     chosen: np.ndarray,
-    activation: str,
+    activation: str | tuple[str, ...],
     epochs: np.ndarray,
 ) -> list[Row]:
     """Score networks of one program on one fold; all of them have the same activation."""

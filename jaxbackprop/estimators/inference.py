@@ -51,14 +51,16 @@ def logits(
     X: Float[np.ndarray, "samples features"],
     coefs: Sequence[Float[np.ndarray, "*networks _ _"]],
     intercepts: Sequence[Float[np.ndarray, "*networks _"]],
-    activation: str,
+    activation: str | tuple[str, ...],
 ) -> Float[np.ndarray, "*networks samples outputs"]:
-    """z of the last layer; `coefs` are [in, out] each, the transposes of the document's W."""
+    """z of the last layer; `coefs` are [in, out] each, the transposes of the document's W. `activation` is one for all
+    hidden layers, or one for each."""
+    names = activation if isinstance(activation, tuple) else (activation,) * len(coefs)
     a = X
     for l, (coef, intercept) in enumerate(zip(coefs, intercepts, strict=True)):
         z = a @ coef
         z += intercept[..., None, :]
-        a = z if l == len(coefs) - 1 else FUNCTIONS[activation](z)
+        a = z if l == len(coefs) - 1 else FUNCTIONS[names[l]](z)
     return a
 
 
@@ -66,7 +68,7 @@ def outputs(
     X: Float[np.ndarray, "samples features"],
     coefs: Sequence[Float[np.ndarray, "*networks _ _"]],
     intercepts: Sequence[Float[np.ndarray, "*networks _"]],
-    activation: str,
+    activation: str | tuple[str, ...],
     objective: str,
 ) -> Float[np.ndarray, "*networks samples outputs"]:
     """y-hat: probabilities, or for the objectives "squared" and "poisson" the predicted numbers."""

@@ -27,7 +27,7 @@ from jaxbackprop.estimators.regressor import BackpropRegressor
 from jaxbackprop.files import whole_file
 from jaxbackprop.optimizers import get_optimizer
 
-FORMAT = 1
+FORMAT = 2
 KEY = "jaxbackprop"
 ESTIMATORS: dict[str, type[BaseBackprop]] = {kind.__name__: kind for kind in (BackpropClassifier, BackpropRegressor)}
 FITTED = (
@@ -101,8 +101,8 @@ def load(path: str | Path) -> BaseBackprop:
         raise ValueError(f"path={str(path)!r} was not written by jaxbackprop: its metadata lack the key {KEY!r}")
     try:
         about = json.loads(metadata[KEY])
-        if about["format"] != FORMAT:
-            raise ValueError(f"its format is {about['format']!r}, this version reads {FORMAT}")
+        if about["format"] not in (1, FORMAT):
+            raise ValueError(f"its format is {about['format']!r}, this version reads 1 and {FORMAT}")
         if about.pop("sha256") != _digest(arrays, about):
             raise ValueError("its contents are not those that were written")
         return _rebuild(about, arrays)
@@ -136,7 +136,11 @@ def _rebuild(about: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Base
         estimator._label_binarizer, estimator.classes_ = binarizer, binarizer.classes_
     # Files of earlier versions do not say which optimizer the state is of: that of the settings.
     name = about.get("optimizer", estimator._trial(0, 1).optimizer)
-    estimator._optimizer_state, estimator._optimizer_name = _state(estimator, arrays, name), name
+    state = _state(estimator, arrays, name)
+    if about["format"] == 1 and name in ("momentum", "nesterov") and estimator.learning_rate == "constant":
+        # Files of format 1 hold the sum of the gradients, from which the velocity follows.
+        state = jax.tree.map(lambda a: (-estimator.learning_rate_init * a).astype(a.dtype), state)
+    estimator._optimizer_state, estimator._optimizer_name = state, name
     if about.get("learning_rate") is not None:
         estimator._optimizer = Optimizing(about["learning_rate"])
     return estimator

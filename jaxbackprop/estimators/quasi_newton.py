@@ -12,9 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.optimize
 
+from jaxbackprop.activations import OneOrEach
 from jaxbackprop.backprop import loss_and_grad
 from jaxbackprop.devices import compiler_options
-from jaxbackprop.estimators.trainer import precision
+from jaxbackprop.estimators.trainer import Watch, precision
 from jaxbackprop.losses import Objective
 from jaxbackprop.network import Layer, Params
 from jaxbackprop.sweeps.splits import Splits
@@ -23,12 +24,21 @@ Shapes = tuple[tuple[int, int], ...]
 
 
 def minimize(
-    start: Params, splits: Splits, *, activation: str, alpha: float, max_iter: int, max_fun: int, tol: float
+    start: Params,
+    splits: Splits,
+    *,
+    activation: OneOrEach,
+    alpha: float,
+    max_iter: int,
+    max_fun: int,
+    tol: float,
+    watch: Watch | None = None,
 ) -> tuple[Params, Any]:
     """The parameters at which L-BFGS ends, and scipy's `OptimizeResult`.
 
     **Arguments:** `alpha`, divided by the weight of all samples; `max_iter` steps and `max_fun` evaluations at most;
-    `tol`, the largest entry of the gradient at which to stop.
+    `tol`, the largest entry of the gradient at which to stop; `watch`, called after each step as in
+    `trainer.train_networks`, but that nobody knows yet whether another one follows.
     """
     shapes: Shapes = tuple((layer.weight.shape[0], layer.weight.shape[1]) for layer in start)
     dtype = splits.dtype
@@ -44,10 +54,25 @@ def minimize(
             value, gradient = function(flat, x, y, weights, l2)
             return float(value), np.asarray(gradient, np.float64)
 
+        stopped = False
+
+        def look(flat: np.ndarray) -> None:
+            nonlocal stopped
+            if watch is not None and watch(lambda: rounded(flat.copy()), True):
+                stopped = True
+                raise StopIteration
+
+        def rounded(flat: np.ndarray) -> Params:
+            return jax.tree.map(lambda a: np.asarray(a, dtype), _layers(flat, shapes))
+
         first = np.concatenate([np.asarray(a, np.float64).ravel() for layer in start for a in layer])
         options = {"maxfun": max_fun, "maxiter": max_iter, "gtol": tol}
-        found = scipy.optimize.minimize(value_and_gradient, first, method="L-BFGS-B", jac=True, options=options)
-    return jax.tree.map(lambda a: np.asarray(a, dtype), _layers(found.x, shapes)), found
+        found = scipy.optimize.minimize(
+            value_and_gradient, first, method="L-BFGS-B", jac=True, options=options, callback=look
+        )
+    if stopped:
+        found.status = 0  # as it was told to, not for want of convergence
+    return rounded(found.x), found
 
 
 def _layers(flat: Any, shapes: Shapes) -> Params:
@@ -61,7 +86,7 @@ def _layers(flat: Any, shapes: Shapes) -> Params:
 
 
 @functools.lru_cache(maxsize=64)
-def _make_function(shapes: Shapes, activation: str, objective: Objective) -> Any:
+def _make_function(shapes: Shapes, activation: OneOrEach, objective: Objective) -> Any:
     """The compiled function of loss and gradient in flat parameters."""
 
     def function(flat: Any, x: Any, y: Any, weights: Any, l2: Any) -> Any:

@@ -10,6 +10,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import column_or_1d
 
 from jaxbackprop.estimators.base import BaseBackprop
+from jaxbackprop.estimators.settings import MEMORY
 
 
 class BackpropRegressor(RegressorMixin, BaseBackprop):
@@ -54,6 +55,8 @@ class BackpropRegressor(RegressorMixin, BaseBackprop):
         n_iter_no_change: Any = 10,
         max_fun: Any = 15000,
         dtype: Any = "float32",
+        memory_budget: Any = MEMORY,
+        devices: Any = None,
     ) -> None:
         super().__init__(
             hidden_layer_sizes=hidden_layer_sizes,
@@ -80,6 +83,8 @@ class BackpropRegressor(RegressorMixin, BaseBackprop):
             n_iter_no_change=n_iter_no_change,
             max_fun=max_fun,
             dtype=dtype,
+            memory_budget=memory_budget,
+            devices=devices,
         )
         self.loss = loss
 

@@ -37,7 +37,7 @@ def usual_scores(
     y: Shaped[np.ndarray, "samples ..."],
     coefs: Sequence[Float[np.ndarray, "networks _ _"]],
     intercepts: Sequence[Float[np.ndarray, "networks _"]],
-    activation: str,
+    activation: str | tuple[str, ...],
     objective: str,
 ) -> Float[np.ndarray, " networks"]:
     """Accuracy or R^2 of stacked networks; `y` is from `encode`."""

@@ -9,7 +9,6 @@ from sklearn.model_selection._search_successive_halving import HalvingGridSearch
 from sklearn.utils._param_validation import Interval
 
 from jaxbackprop.estimators.sweeping import Sweeping
-from jaxbackprop.estimators.trainer import MEMORY
 
 
 class SweepSearchCV(GridSearchCV, Sweeping):
@@ -31,11 +30,12 @@ class SweepSearchCV(GridSearchCV, Sweeping):
       or a callable that chooses from `cv_results_`.
     - `error_score`: what a candidate scores that diverges or cannot be fitted, or "raise".
     - `return_train_score`: whether to score the samples trained on, too.
-    - `verbose`: whether to say how many networks are trained.
+    - `verbose`: whether to say how many networks are trained, and to show a bar.
     - `n_jobs`, `pre_dispatch`: as in `GridSearchCV`, where its own way is gone: for other estimators, and `n_jobs` for
-      candidates that cannot be trained together (`solver="lbfgs"`, a `learning_rate` that is not constant).
+      candidates that cannot be trained together (`solver="lbfgs"`).
     - `n_iter`, `random_state`: how many candidates to draw, and the seed of the draw.
     - `memory_budget`: bytes that the training may take, on all devices together; a search that cannot is refused.
+      `devices`: how many of JAX's to use. Both are the estimator's, unless they are given here.
 
     What comes out is what `GridSearchCV` over the same estimator gives: every network trains as it would alone, from
     the same start, on the same samples in the same order. Up to rounding, that is: sums are taken in another order.
@@ -48,7 +48,8 @@ class SweepSearchCV(GridSearchCV, Sweeping):
         **GridSearchCV._parameter_constraints,
         "n_iter": [Interval(Integral, 1, None, closed="left"), None],
         "random_state": ["random_state"],
-        "memory_budget": [Interval(Integral, 1, None, closed="left")],
+        "memory_budget": [Interval(Integral, 1, None, closed="left"), None],
+        "devices": [Interval(Integral, 1, None, closed="left"), None],
     }
 
     def __init__(
@@ -66,7 +67,8 @@ class SweepSearchCV(GridSearchCV, Sweeping):
         return_train_score: Any = False,
         n_iter: Any = None,
         random_state: Any = None,
-        memory_budget: Any = MEMORY,
+        memory_budget: Any = None,
+        devices: Any = None,
     ) -> None:
         super().__init__(
             estimator,
@@ -83,18 +85,28 @@ class SweepSearchCV(GridSearchCV, Sweeping):
         self.n_iter = n_iter
         self.random_state = random_state
         self.memory_budget = memory_budget
+        self.devices = devices
 
     def _run_search(self, evaluate_candidates: Any, *, callback_ctx: Any = None) -> None:
         if self.n_iter is None:
             own = {} if callback_ctx is None else {"callback_ctx": callback_ctx}
             super()._run_search(evaluate_candidates, **own)
         else:
-            evaluate_candidates(ParameterSampler(self.param_grid, self.n_iter, random_state=self.random_state))
+            drawn = ParameterSampler(self.param_grid, self.n_iter, random_state=self.random_state)
+            if callback_ctx is None:
+                evaluate_candidates(drawn)
+                return
+            context = callback_ctx.subcontext(
+                task_name="search", max_subtasks=len(drawn) * self.n_splits_, sequential_subtasks=False
+            )
+            context.call_on_fit_task_begin(estimator=self)
+            evaluate_candidates(drawn, callback_ctx=context)
+            context.call_on_fit_task_end(estimator=self)
 
 
 class SweepRandomizedSearchCV(RandomizedSearchCV, Sweeping):
     """`RandomizedSearchCV`'s contract, parameters and attributes, all candidates and all folds trained together; see
-    `SweepSearchCV`."""
+    `SweepSearchCV`. How much memory and how many devices they may take is the estimator's to say."""
 
 
 class SweepHalvingSearchCV(HalvingGridSearchCV, Sweeping):

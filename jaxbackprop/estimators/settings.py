@@ -8,16 +8,18 @@ from sklearn.base import BaseEstimator
 from sklearn.utils._param_validation import Interval, Options, StrOptions
 
 from jaxbackprop.activations import ACTIVATIONS
+from jaxbackprop.estimators.callbacks import CallbackSupportMixin
 
 ALIASES = {"logistic": "sigmoid"}  # scikit-learn's name, and the document's
+MEMORY = 2**32  # bytes that a training may take, by default
 
 
-class Settings(BaseEstimator):
-    """`MLPClassifier`'s parameters, and `dtype`."""
+class Settings(CallbackSupportMixin, BaseEstimator):
+    """`MLPClassifier`'s parameters, and `dtype`, `memory_budget` and `devices`."""
 
     _parameter_constraints: dict = {  # noqa: RUF012  scikit-learn's convention
         "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
-        "activation": [StrOptions({*ALIASES, *ACTIVATIONS})],
+        "activation": [StrOptions({*ALIASES, *ACTIVATIONS}), tuple],
         "solver": [StrOptions({"lbfgs", "sgd", "adam"})],
         "alpha": [Interval(Real, 0, None, closed="left")],
         "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
@@ -40,6 +42,8 @@ class Settings(BaseEstimator):
         "n_iter_no_change": [Interval(Integral, 1, None, closed="left"), Options(Real, {np.inf})],
         "max_fun": [Interval(Integral, 1, None, closed="left")],
         "dtype": [StrOptions({"float32", "float64", "input"})],
+        "memory_budget": [Interval(Integral, 1, None, closed="left")],
+        "devices": [Interval(Integral, 1, None, closed="left"), None],
     }
 
     def __init__(
@@ -68,6 +72,8 @@ class Settings(BaseEstimator):
         n_iter_no_change: Any,
         max_fun: Any,
         dtype: Any,
+        memory_budget: Any,
+        devices: Any,
     ) -> None:
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
@@ -93,3 +99,5 @@ class Settings(BaseEstimator):
         self.n_iter_no_change = n_iter_no_change
         self.max_fun = max_fun
         self.dtype = dtype
+        self.memory_budget = memory_budget
+        self.devices = devices

@@ -3,7 +3,8 @@
 import inspect
 import time
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -15,16 +16,17 @@ from sklearn.utils import indexable
 from sklearn.utils.validation import _check_method_params
 
 from jaxbackprop.estimators.base import BaseBackprop
-from jaxbackprop.estimators.candidates import is_ours, one_by_one, weight_name
+from jaxbackprop.estimators.callbacks import looks_inside, told_of_candidates
+from jaxbackprop.estimators.candidates import final_step, is_ours, one_by_one, weight_name
 from jaxbackprop.estimators.evaluate import Row, Search, evaluate, evaluate_one_by_one
 from jaxbackprop.estimators.search_plot import plot_search
-from jaxbackprop.estimators.trainer import MEMORY
 
 
 class Sweeping(BaseSearchCV):
     """Stands between a search of scikit-learn, which says what candidates there are, and scikit-learn's `fit`."""
 
-    memory_budget: Any = MEMORY
+    memory_budget: Any = None
+    devices: Any = None
 
     @_fit_context(prefer_skip_nested_validation=False)
     def fit(self, X: Any, y: Any = None, **params: Any) -> Any:
@@ -57,18 +59,24 @@ class Sweeping(BaseSearchCV):
             nonlocal results
             new = list(candidates)
             splits = list((cv or self._checked_cv_orig).split(X, y, **routed.splitter.split))
-            rows.extend(self._evaluate(self._search(X, y, splits, scorers, routed), new, routed))
+            weights = params.get("sample_weight")
+            with told_of_candidates(self, callback_ctx, X, y, weights, splits, len(new)) as advance:
+                rows.extend(self._evaluate(self._search(X, y, splits, scorers, routed), new, routed, advance))
             tried.extend(new)
             for key, values in (more_results or {}).items():
                 more.setdefault(key, []).extend(values)
             results, self.multimetric_ = self._results(tried, rows, more)
             return results
 
-        if "callback_ctx" in inspect.signature(self._run_search).parameters:
+        weights = params.get("sample_weight")
+        told = {"estimator": self, "X": X, "y": y, "metadata": None if weights is None else {"sample_weight": weights}}
+        context = None
+        if hasattr(self, "_init_callback_context"):  # from scikit-learn 1.9 on
             context = self._init_callback_context(max_subtasks=1 + (self.refit is not False))
-            context.call_on_fit_task_begin(estimator=self, X=X, y=y, metadata=None)
+            context.call_on_fit_task_begin(**told)
+        if "callback_ctx" in inspect.signature(self._run_search).parameters:
             self._run_search(evaluate_candidates, callback_ctx=context)
-        else:  # before scikit-learn 1.9, which has no callbacks
+        else:
             self._run_search(evaluate_candidates)
         if callable(self.scoring) and self.multimetric_:
             self._check_refit_for_multimetric(next(row["test_scores"] for row in rows if "fit_error" not in row))
@@ -80,13 +88,21 @@ class Sweeping(BaseSearchCV):
             self.best_params_ = results["params"][self.best_index_]
         if self.refit:
             self.best_estimator_ = clone(self.estimator).set_params(**clone(self.best_params_, safe=False))
-            start = time.time()
-            self.best_estimator_.fit(X, y, **routed.estimator.fit)
-            self.refit_time_ = time.time() - start
+            refit = None if context is None else context.subcontext(task_name="refit-with-best-params")
+            with nullcontext() if refit is None else refit.propagate_callback_context(self.best_estimator_):
+                if refit is not None:
+                    refit.call_on_fit_task_begin(**told)
+                start = time.time()
+                self.best_estimator_.fit(X, y, **routed.estimator.fit)
+                self.refit_time_ = time.time() - start
+            if refit is not None:
+                refit.call_on_fit_task_end(**told)
             if hasattr(self.best_estimator_, "feature_names_in_"):
                 self.feature_names_in_ = self.best_estimator_.feature_names_in_
         self.scorer_ = getattr(scorers, "_scorers", scorers)
         self.cv_results_ = results
+        if context is not None:
+            context.call_on_fit_task_end(**told)
         return self
 
     def plot(self, metric: str | None = None, *, ax: Axes | None = None) -> Axes:
@@ -101,13 +117,12 @@ class Sweeping(BaseSearchCV):
 
     def _sweeps(self) -> bool:
         """Whether the engine trains the candidates; if one of our networks is out of its reach, that is said."""
-        # A callback looks at every single fit.
-        watched = bool(getattr(self, "_skl_callbacks", ()))
-        if is_ours(self.estimator) and not watched:
+        inside = is_ours(self.estimator) and looks_inside(self, final_step(self.estimator)[1])
+        if is_ours(self.estimator) and not inside:
             return True
         parts = self.estimator.get_params() if hasattr(self.estimator, "get_params") else {}
         if any(isinstance(part, BaseBackprop) for part in (self.estimator, *parts.values())):
-            reason = "a search with callbacks" if watched else f"a network inside a {type(self.estimator).__name__}"
+            reason = "a network with callbacks" if inside else f"a network inside a {type(self.estimator).__name__}"
             warnings.warn(
                 f"{reason} cannot be trained together with others: the candidates are trained one by one, which takes "
                 "longer",
@@ -135,10 +150,13 @@ class Sweeping(BaseSearchCV):
             self.error_score,
             self.return_train_score,
             self.memory_budget,
+            self.devices,
             self.n_jobs,
         )
 
-    def _evaluate(self, search: Search, candidates: Sequence[Mapping[str, Any]], routed: Any) -> list[Row]:
+    def _evaluate(
+        self, search: Search, candidates: Sequence[Mapping[str, Any]], routed: Any, advance: Callable[[float], None]
+    ) -> list[Row]:
         """The rows of all candidates on all splits, in that order."""
         if self.verbose > 0:
             fits = len(candidates) * self.n_splits_
@@ -160,9 +178,12 @@ class Sweeping(BaseSearchCV):
                 UserWarning,
                 stacklevel=5,
             )
-        rows = evaluate(search, {n: p for n, p in enumerate(candidates) if reasons[n] is None})
+        together = {n: p for n, p in enumerate(candidates) if reasons[n] is None}
+        share = len(together) / len(candidates)
+        rows = evaluate(search, together, bar=self.verbose > 0, advance=lambda done: advance(share * done))
         for number in alone:
             rows |= evaluate_one_by_one(search, candidates[number], number, fit_params)
+            advance(len({key[0] for key in rows}) / len(candidates))
         return [rows[number, k] for number in range(len(candidates)) for k in range(len(search.splits))]
 
     def _results(

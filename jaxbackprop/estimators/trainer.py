@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from jaxtyping import Float
+from tqdm.auto import tqdm
 
 from jaxbackprop.estimators.glorot import glorot_starts
 from jaxbackprop.network import Params
@@ -20,36 +21,49 @@ from jaxbackprop.sweeps.grid import Trial
 from jaxbackprop.sweeps.host import Job, interruptible, new_book, train
 from jaxbackprop.sweeps.interface import workload
 from jaxbackprop.sweeps.planner import plan_trials
-from jaxbackprop.sweeps.program import Stopping
 from jaxbackprop.sweeps.splits import Splits
 from jaxbackprop.sweeps.state import TRAINING, Book
+from jaxbackprop.sweeps.stopping import Fall, Stopping
 from jaxbackprop.sweeps.transfer import local_mesh, make_mesh
 
 COMPILING = 1.5  # epochs with their records compile so many times as long as a sweep's stretch of steps
-MEMORY = 2**32  # bytes, by default, for the networks of all candidates and folds
 
 Report = Callable[[Float[np.ndarray, "3 epochs"]], None]
+Watch = Callable[[Callable[[], Params], bool], bool]
 
 
 class Schedule(NamedTuple):
     """How long to train, what to look at, and in which order the samples come.
 
     `monitor` is "train", "score" (of held-out samples) or None, as in `program.Recipe`. The order of the samples is
-    drawn from `seed`, None for the order in which they stand.
+    drawn from `seed`, None for the order in which they stand. `rule` and `power` say how the learning rate falls.
     """
 
     epochs: int
     monitor: str | None
     stopping: Stopping
     seed: int | None
+    rule: str | None = None
+    power: float = 0.0
+
+
+class Machine(NamedTuple):
+    """What a training may take: bytes, and devices, None for all."""
+
+    memory_budget: int
+    devices: int | None
 
 
 class Warm(NamedTuple):
-    """Where a single network goes on: its parameters, the state of its optimizer, the best monitored value so far."""
+    """Where a single network goes on: its parameters, the state of its optimizer, the best monitored value so far and
+    for how many epochs there has been no progress, the learning rate, and the samples seen until now."""
 
     params: Params
     optimizer: Any | None
-    best: float = np.inf
+    best: float
+    stale: int
+    learning_rate: float
+    seen: int
 
 
 class Trained(NamedTuple):
@@ -86,14 +100,22 @@ def precision(dtype: Any) -> AbstractContextManager:
     return enable_x64(np.dtype(dtype) == np.float64)
 
 
-def train_one(trial: Trial, splits: Splits, schedule: Schedule, warm: Warm | None, report: Report) -> Course:
+def train_one(
+    trial: Trial,
+    splits: Splits,
+    schedule: Schedule,
+    machine: Machine,
+    warm: Warm | None,
+    report: Report,
+    watch: Watch | None,
+) -> Course:
     """Train a single network on the engine."""
-    trained = train_networks([trial], splits, schedule, warm=warm, report=report)
+    trained = train_networks([trial], splits, schedule, machine, warm=warm, report=report, watch=watch)
     book = trained.book
     assert trained.curve is not None
     assert book.monitored is not None
     state = jax.tree.map(lambda a: a[0].copy(), book.kinds[0].optimizer)
-    rate = trial.learning_rate
+    rate = trial.learning_rate if book.rate is None else float(book.rate[0])
     if isinstance(state, Moments) and state.steps > 0:
         rate *= float(np.sqrt(1 - trial.beta_2**state.steps) / (1 - trial.beta_1**state.steps))
     return Course(book.params(0), trained.curve, state, int(book.monitored.stale[0]), rate, trained.interrupted)
@@ -103,23 +125,31 @@ def train_networks(
     trials: Sequence[Trial],
     splits: Splits,
     schedule: Schedule,
+    machine: Machine,
     *,
     warm: Warm | None = None,
     report: Report | None = None,
-    memory_budget: int = MEMORY,
+    watch: Watch | None = None,
+    bar: bool = False,
+    advance: Callable[[float], None] = lambda done: None,
 ) -> Trained:
     """Train every trial on every split, as scikit-learn's multi-layer perceptron trains.
 
     **Arguments:**
     - `warm`: for a single network, where to start.
     - `report`: for a single network, called with each new part of its curve; asks for the curve.
-    - `memory_budget`: bytes.
+    - `watch`: for a single network, called after each epoch with a function that gives the parameters to hand back as
+      they are now, and with whether another epoch follows; training ends if it returns True.
+    - `bar`: for many, whether to show one; `advance`, called with the part of the work that is done.
+
+    **Raises:** `ValueError` if there are fewer devices, or the budget is too small.
     """
     single = report is not None
-    mesh = local_mesh() if single else make_mesh(None)
-    sizes = workload(splits, schedule.epochs, mesh.devices.size, memory_budget)
+    mesh = make_mesh(machine.devices)  # refused, even for one network, if there are fewer
+    mesh = local_mesh() if single else mesh
+    sizes = workload(splits, schedule.epochs, mesh.devices.size, machine.memory_budget)
     sizes = sizes._replace(compiling=COMPILING, monitored=schedule.monitor is not None, assess=False)
-    every_epoch = single or schedule.monitor is not None
+    every_epoch = single or schedule.monitor is not None or schedule.rule is not None
     job = Job(
         plan=plan_trials(trials, sizes),
         trials=trials,
@@ -134,22 +164,34 @@ def train_networks(
         shared_l2=True,
         assess=False,
         curves=single,
+        rule=schedule.rule,
+        at_once=None if watch is None else 1,
+        fall=Fall(schedule.power, 0 if warm is None else warm.seen),
     )
     book = new_book(job)
     if warm is not None:
         _start_from(book, warm)
     if report is None:
-        for _ in train(job, book):
-            pass
+        total, hidden = job.plan.network_steps, not bar or jax.process_index() > 0
+        with tqdm(total=total, unit=" network-steps", unit_scale=True, desc="search", disable=hidden) as shown:
+            done = 0
+            for call in train(job, book):
+                done += call.steps + call.skipped
+                shown.update(call.steps + call.skipped)
+                advance(min(1.0, done / total))
         return Trained(book)
     told = 0
     with interruptible() as interrupted, closing(train(job, book)) as calls:
-        for _ in calls:
+        for call in calls:
             now = _curve(book)
             known = int(np.isfinite(now[0]).cumsum().argmax()) + 1 if np.isfinite(now[0]).any() else 0
             report(now[:, told:known])
+            stops = interrupted()
+            if watch is not None and known > told:
+                call.settle()
+                stops |= watch(lambda: book.params(0), bool(book.status[0] == TRAINING))
             told = max(told, known)
-            if interrupted():
+            if stops:
                 break
     curve = _curve(book)[:, : int(book.record[0]) + 1]
     report(curve[:, told:])
@@ -172,5 +214,7 @@ def _start_from(book: Book, warm: Warm) -> None:
     ):
         own[0] = given
     if book.monitored is not None:
-        book.monitored.best[0] = warm.best
+        book.monitored.best[0], book.monitored.stale[0] = warm.best, warm.stale
+    if book.rate is not None:
+        book.rate[0] = warm.learning_rate
     book.status[0] = TRAINING

@@ -1,11 +1,22 @@
 """Loss and score of a network, as a sweep's records hold them."""
 
+from typing import NamedTuple
+
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxbackprop.activations import Activation
+from jaxbackprop.activations import OneOrEach
 from jaxbackprop.losses import Objective, sample_shares
 from jaxbackprop.network import Params, forward, regularization
+
+
+class Metrics(NamedTuple):
+    """Of each network, on the samples it trains on and on those held out."""
+
+    train_loss: Float[Array, "*networks"]
+    train_score: Float[Array, "*networks"]
+    validation_loss: Float[Array, "*networks"]
+    validation_score: Float[Array, "*networks"]
 
 
 def mean_score(
@@ -33,7 +44,7 @@ def evaluate(
     weights: Float[Array, " samples"] | None,
     l2: Float[Array, ""],
     *,
-    activation: Activation,
+    activation: OneOrEach,
     objective: Objective,
     targets: str,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:

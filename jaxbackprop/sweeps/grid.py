@@ -7,7 +7,7 @@ import numpy as np
 from sklearn.model_selection import ParameterGrid
 
 from jaxbackprop._checks import check_integer, check_real, choose
-from jaxbackprop.activations import ACTIVATIONS, Activation
+from jaxbackprop.activations import ACTIVATIONS, Activation, OneOrEach, layer_activations
 from jaxbackprop.optimizers import BELOW_ONE, OPTIMIZERS, Optimizer
 from jaxbackprop.oracle import check_slope
 
@@ -16,11 +16,11 @@ class Trial(NamedTuple):
     """The settings of one network of a sweep; what a grid leaves out has the value here.
 
     `hidden` are the widths of the hidden layers, `batch_size` None stands for the full batch, and `seed` draws the
-    initial parameters. `activation` and `optimizer` are names, or objects of one's own. The rest is as in
-    `Hyperparameters`.
+    initial parameters. `activation` and `optimizer` are names, or objects of one's own; a tuple of activations is one
+    for each hidden layer. The rest is as in `Hyperparameters`.
     """
 
-    activation: str | Activation = "tanh"
+    activation: OneOrEach = "tanh"
     hidden: tuple[int, ...] = (10,)
     learning_rate: float = 0.1
     l2: float = 0.0
@@ -32,6 +32,11 @@ class Trial(NamedTuple):
     seed: int = 0
     optimizer: str | Optimizer = "sgd"
     batch_size: int | None = None
+
+
+def each_activation(trial: Trial) -> tuple[Activation, ...]:
+    """That of each hidden layer."""
+    return layer_activations(trial.activation, len(trial.hidden))
 
 
 def _hidden(argument: str, value: Any) -> tuple[int, ...]:
@@ -47,7 +52,10 @@ def _seed(argument: str, value: Any) -> int:
     return seed
 
 
-def _activation(argument: str, value: Any) -> str | Activation:
+def _activation(argument: str, value: Any) -> OneOrEach:
+    if isinstance(value, tuple):
+        each: Any = tuple(_activation(f"{argument}[{i}]", own) for i, own in enumerate(value))
+        return each
     if not isinstance(value, Activation):
         return choose(argument, value, ACTIVATIONS).name
     if ACTIVATIONS.get(value.name) == value:
@@ -64,7 +72,7 @@ def _optimizer(argument: str, value: Any) -> str | Optimizer:
 
 def name_of(value: Any) -> Any:
     """What a table shows of a setting: an object's name."""
-    return getattr(value, "name", value)
+    return tuple(map(name_of, value)) if isinstance(value, tuple) else getattr(value, "name", value)
 
 
 # What each key of a grid may hold: the check turns a value into the trial's, or refuses it.
@@ -97,7 +105,13 @@ def expand(grid: Mapping[str, Any] | Sequence[Any]) -> list[Trial]:
         raise ValueError(f"grid must be a dict of lists, or a list of such dicts, got {grid!r}")
     trials = [Trial(**settings) for settings in ParameterGrid([_check_grid(g) for g in grids])]
     for key in ("activation", "optimizer"):
-        _check_names(key, {getattr(trial, key) for trial in trials})
+        values = {getattr(trial, key) for trial in trials}
+        _check_names(key, {own for value in values for own in (value if isinstance(value, tuple) else (value,))})
+    for trial in trials:
+        if isinstance(trial.activation, tuple) and len(trial.activation) != len(trial.hidden):
+            raise ValueError(
+                f"activation={name_of(trial.activation)} must be one for each hidden layer of hidden={trial.hidden}"
+            )
     return trials
 
 

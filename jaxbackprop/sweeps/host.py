@@ -20,9 +20,10 @@ from jaxbackprop.network import Params
 from jaxbackprop.sweeps.grid import Trial
 from jaxbackprop.sweeps.halving import drop_worst
 from jaxbackprop.sweeps.planner import Plan, Program
-from jaxbackprop.sweeps.program import AHEAD, Data, Recipe, Stopping, batch_bytes, make_program
+from jaxbackprop.sweeps.program import AHEAD, Data, Recipe, batch_bytes, make_program
 from jaxbackprop.sweeps.splits import Splits
 from jaxbackprop.sweeps.state import TRAINING, WAITING, Book, open_book
+from jaxbackprop.sweeps.stopping import Fall, Stopping
 from jaxbackprop.sweeps.transfer import (
     Run,
     begin,
@@ -39,7 +40,7 @@ LOOKS = 16  # how often the host looks, at least, whether networks have stopped 
 RECORDS = 64  # of each network that a call hands back, at most
 RECORD_BYTES = 2**24  # that these take together, at most
 ORDER_ENTRIES = 4_000_000  # of the batch order, at most, handed over in one call
-NEVER = Stopping(0)
+NEVER, CONSTANT = Stopping(0), Fall()
 WORTH_MOVING = 0.75  # networks are moved together when that leaves this part of the chunks, or less
 
 
@@ -51,7 +52,9 @@ class Job:
     - `draw`: initial parameters, see `transfer.begin`.
     - `shuffle_seed`: of the order of mini-batches; None for the order in which the samples stand.
     - `monitor`, `stopping`, `shared_l2`, `assess`: see `program.Recipe`.
+    - `rule`, `fall`: how learning rates fall, see `stopping`; asks for a mark at every epoch.
     - `curves`: whether the metrics of every record are kept.
+    - `at_once`: epochs from one look of the host to the next, at most; None for what takes about a second.
     """
 
     plan: Plan
@@ -67,6 +70,9 @@ class Job:
     shared_l2: bool = False
     assess: bool = True
     curves: bool = True
+    rule: str | None = None
+    fall: Fall = CONSTANT
+    at_once: int | None = None
     columns: dict[str, np.ndarray] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -97,6 +103,7 @@ def new_book(job: Job) -> Book:
         job.splits.dtype,
         monitored=job.monitor is not None,
         records=len(job.marks) if job.curves else None,
+        falling=job.rule is not None,
     )
 
 
@@ -197,6 +204,7 @@ def make_recipe(job: Job, program: Program) -> Recipe:
         job.assess,
         records,
         program.quick,
+        job.rule,
     )
 
 
@@ -204,7 +212,7 @@ def _epochs_at_once(job: Job, program: Program) -> int:
     """How many epochs to hand to the devices in one call, at most: about a second's work, and a part of the training
     where networks may stop."""
     epochs = int(job.marks[-1])
-    most = min(epochs, max(1, int(STRETCH_SECONDS / max(program.seconds, 1e-9) * epochs)))
+    most = min(job.at_once or epochs, epochs, max(1, int(STRETCH_SECONDS / max(program.seconds, 1e-9) * epochs)))
     if job.monitor is not None and len(job.plan.programs[0].networks) > 1:
         most = min(most, -(-epochs // LOOKS))
     if program.batch_size is not None:
@@ -270,6 +278,7 @@ def _call(
         np.int32(run.seats.used),
         np.bool_(measure),
         Stopping(*limits),
+        Fall(*(np.asarray(number, splits.dtype) for number in job.fall)),
     )
     return run._replace(carry=jax.block_until_ready(carry), epoch=run.epoch + epochs * times), curves
 

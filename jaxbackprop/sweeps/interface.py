@@ -17,11 +17,11 @@ from jaxbackprop.sweeps.grid import Trial, expand
 from jaxbackprop.sweeps.halving import schedule
 from jaxbackprop.sweeps.host import Job, agree, interruptible, new_book, train
 from jaxbackprop.sweeps.planner import CACHE, Plan, Workload, plan_trials
-from jaxbackprop.sweeps.program import Stopping
 from jaxbackprop.sweeps.result import SweepResult, make_result
 from jaxbackprop.sweeps.splits import Splits, make_splits
 from jaxbackprop.sweeps.starts import draw_members
 from jaxbackprop.sweeps.state import Book
+from jaxbackprop.sweeps.stopping import Stopping
 from jaxbackprop.sweeps.transfer import make_mesh
 
 Grid = Mapping[str, Any] | Sequence[Any]
@@ -58,7 +58,7 @@ def sweep(
       `activation`, `hidden` (tuples of widths), `learning_rate`, `l2`, `momentum`, `weight_decay`, `beta_1`, `beta_2`,
       `epsilon`, `seed`, `optimizer`, `batch_size` (None for the full batch). `grid.Trial` has the defaults. An
       `Activation` or `Optimizer` of one's own may stand in place of a name; an activation's slope is held against
-      autodiff before anything is trained.
+      autodiff before anything is trained. A tuple of activations is one for each hidden layer.
     - `X`, `y`: (n_samples, n_features) and labels of any type, or numbers to predict, or 0/1 indicators of labels.
     - `epochs`: passes over the training samples; with the full batch an epoch is one step.
     - `validation`: the share of samples to hold out, stratified; or a pair (X, y) of one's own; or None.

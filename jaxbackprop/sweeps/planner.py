@@ -16,9 +16,9 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int
 
-from jaxbackprop.activations import Activation, get_activation
+from jaxbackprop.activations import Activation
 from jaxbackprop.optimizers import Optimizer, get_optimizer, ignores_padding, is_own, layer_shapes, state_shapes
-from jaxbackprop.sweeps.grid import Trial
+from jaxbackprop.sweeps.grid import Trial, each_activation
 from jaxbackprop.sweeps.program import AHEAD
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class Program:
     """
 
     hidden: tuple[int, ...]
-    activations: tuple[Activation, ...]
+    activations: tuple[tuple[Activation, ...], ...]
     optimizer: Optimizer
     batch_size: int | None
     batches: int
@@ -144,8 +144,7 @@ def _work(
     edge = np.ones((len(hidden), 1), int)
     sizes = np.hstack([workload.features * edge, hidden, workload.outputs * edge]).astype(float)
     products = (sizes[:, :-1] * sizes[:, 1:]).sum(axis=1) * 6 - 2 * sizes[:, 0] * sizes[:, 1]
-    element = ELEMENT * (CHOICE if chosen else 1)
-    return samples * (FLOP * products + element * sizes[:, 1:].sum(axis=1))
+    return samples * (FLOP * products + ELEMENT * (CHOICE if chosen else 1) * sizes[:, 1:].sum(axis=1))
 
 
 def plan_trials(trials: Sequence[Trial], workload: Workload) -> Plan:
@@ -198,9 +197,8 @@ def fixed_bytes(trials: Sequence[Trial], workload: Workload) -> int:
     """The data, once a host or once an accelerator, and the book, which holds every network."""
     width = workload.features + workload.outputs + 1
     data = workload.samples * width * (1 if workload.cache is not None else 1 + workload.devices)
-    copies = 2 if workload.monitored else 1
     weights = sum(
-        parameters(layer_sizes(hidden, workload)) * (copies + slots(get_optimizer(optimizer))) * count
+        parameters(layer_sizes(hidden, workload)) * (1 + workload.monitored + slots(get_optimizer(optimizer))) * count
         for (hidden, optimizer), count in Counter((t.hidden, t.optimizer) for t in trials).items()
     )
     return int(workload.itemsize * (data + weights * len(workload.train)))
@@ -215,9 +213,9 @@ def _plan_family(
     trials: Sequence[Trial], family: Sequence[int], workload: Workload, allowed: int, room: int
 ) -> list[Program]:
     """The programs of networks that share depth, optimizer, batch size and batches: cheapest of two ways."""
-    by_activation: dict[Activation, list[int]] = defaultdict(list)
+    by_activation: dict[tuple[Activation, ...], list[int]] = defaultdict(list)
     for network in family:
-        by_activation[get_activation(trials[network // len(workload.train)].activation)].append(network)
+        by_activation[each_activation(trials[network // len(workload.train)])].append(network)
     together = _plan_shapes(trials, family, tuple(by_activation), workload, allowed, room)
     if len(by_activation) == 1:
         return together
@@ -265,7 +263,7 @@ def _box(shapes: np.ndarray, counts: np.ndarray, work: Callable[[np.ndarray], np
 def _plan_shapes(
     trials: Sequence[Trial],
     family: Sequence[int],
-    activations: tuple[Activation, ...],
+    activations: tuple[tuple[Activation, ...], ...],
     workload: Workload,
     allowed: int,
     room: int,
@@ -309,7 +307,7 @@ def _cut_into_chunks(
     trials: Sequence[Trial],
     networks: Int[np.ndarray, " networks"],
     hidden: tuple[int, ...],
-    activations: tuple[Activation, ...],
+    activations: tuple[tuple[Activation, ...], ...],
     workload: Workload,
     compile_seconds: float,
     steps: int,
@@ -322,7 +320,7 @@ def _cut_into_chunks(
     optimizer = get_optimizer(first.optimizer)
     samples = first.batch_size or max(workload.train)
     place = {activation: k for k, activation in enumerate(activations)}
-    own = np.array([place[get_activation(trials[n // splits].activation)] for n in networks])
+    own = np.array([place[each_activation(trials[n // splits])] for n in networks])
     sizes = np.unique(own * splits + networks % splits, return_counts=True)[1]
 
     sizes_padded = layer_sizes(hidden, workload)
@@ -344,8 +342,7 @@ def _cut_into_chunks(
     rounds = -(-chunks // workload.devices)
     chosen = len(activations) > 1
     step = _work(np.array([hidden], int), workload, samples, chosen=chosen)[0]
-    launches = LAUNCH * LAUNCHES_LAYER * (len(hidden) + 1)
-    times = rounds * (launches + chunk_sizes * step)
+    times = rounds * (LAUNCH * LAUNCHES_LAYER * (len(hidden) + 1) + chunk_sizes * step)
     pick = int(np.argmin(times))
     widths = np.array([trials[n // splits].hidden for n in networks], int).reshape(len(networks), -1)
     useful = float(_work(widths, workload, samples, chosen=chosen).sum())
@@ -386,7 +383,7 @@ def arrange(
     follows from the networks alone, so that a training taken up again computes in the same order."""
     place = {activation: k for k, activation in enumerate(program.activations)}
     networks = np.sort(networks)
-    own = np.array([place[get_activation(trials[n // splits].activation)] for n in networks], int)
+    own = np.array([place[each_activation(trials[n // splits])] for n in networks], int)
     group = own * splits + networks % splits
     order = np.argsort(group, kind="stable")
     rows: list[np.ndarray] = []
@@ -398,6 +395,6 @@ def arrange(
     for number, members in enumerate(rows):
         row = number % devices * per_device + number // devices
         seats[row, : len(members)] = members
-        activation[row] = place[get_activation(trials[members[0] // splits].activation)]
+        activation[row] = place[each_activation(trials[members[0] // splits])]
         split[row] = members[0] % splits
     return Seats(seats, activation, split, -(-len(rows) // devices))

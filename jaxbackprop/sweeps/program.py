@@ -24,7 +24,8 @@ from jaxbackprop.losses import Objective
 from jaxbackprop.network import Layer, Params
 from jaxbackprop.optimizers import Hyperparameters, Optimizer
 from jaxbackprop.selection import choose_activation
-from jaxbackprop.sweeps.assessment import evaluate
+from jaxbackprop.sweeps.assessment import Metrics, evaluate
+from jaxbackprop.sweeps.stopping import Fall, Kept, Stopping, lower_rates, running_loss, scaled_rate, stop_early
 from jaxbackprop.training import State, make_step, take_batch
 
 GRID_AXIS = "grid"
@@ -49,33 +50,12 @@ class Data(NamedTuple):
     validation: Int[Array, "splits validation_samples"]
 
 
-class Metrics(NamedTuple):
-    """Of each network, on the samples it trains on and on those held out."""
-
-    train_loss: Float[Array, "*networks"]
-    train_score: Float[Array, "*networks"]
-    validation_loss: Float[Array, "*networks"]
-    validation_score: Float[Array, "*networks"]
-
-
-class Kept(NamedTuple):
-    """Early stopping, for each network: the parameters to hand back, their metrics and the record they are of; the best
-    monitored value so far, for how many records it has not been improved, and whether the training goes on."""
-
-    params: Params
-    metrics: Metrics
-    record: Int[Array, "*networks"]
-    best: Float[Array, "*networks"]
-    stale: Int[Array, "*networks"]
-    active: Bool[Array, "*networks"]
-
-
 class Carry(NamedTuple):
     """What one call hands to the next, for each network.
 
     `record` is the number of the last record while the network was trained, -1 before the first. `running` is the sum
     of the batches' losses since then and of what they count, where the recipe needs it; `kept` is there if it monitors
-    something.
+    something, and `rate`, the learning rate as it is now, if its rule lets it fall.
     """
 
     state: State
@@ -83,6 +63,7 @@ class Carry(NamedTuple):
     record: Int[Array, "*networks"]
     running: tuple[Float[Array, "*networks"], Float[Array, "*networks"]] | None
     kept: Kept | None
+    rate: Float[Array, "*networks"] | None
 
 
 class Settings(NamedTuple):
@@ -97,30 +78,21 @@ class Settings(NamedTuple):
     split: Int[Array, " chunks"]
 
 
-class Stopping(NamedTuple):
-    """When early stopping stops: after `patience` records without progress.
-
-    Progress is a monitored value of at most `best - tolerance`, and, if `strict`, below it.
-    """
-
-    patience: Int[Array, ""] | int
-    tolerance: Float[Array, ""] | float = 0.0
-    strict: Bool[Array, ""] | bool = True
-
-
 class Recipe(NamedTuple):
     """What a program is compiled for, beside the shapes of its arrays.
 
-    `targets` says how y is to be read for the score, as the objective of that name reads it. `monitor` is what early
-    stopping looks at, lower being better: "train", the mean loss of the batches since the last record; "validation",
-    the loss on held-out samples; "score", their negative score; or None. With `shared_l2` l2 is divided by what the
-    samples of a batch count together, which is what scikit-learn's alpha means. Without `assess` a record evaluates
-    held-out samples alone, and those only where they are monitored; the training loss is then the mean loss of the
-    batches since the last record. `records` is how many records of each network a call hands back, at most. `quick` is
-    for a training so short that compiling it well would take longer.
+    `activations` are the choices that a chunk has, each of them one for each hidden layer. `targets` says how y is to
+    be read for the score, as the objective of that name reads it. `monitor` is what early stopping looks at, lower
+    being better: "train", the mean loss of the batches since the last record; "validation", the loss on held-out
+    samples; "score", their negative score; or None. With `shared_l2` l2 is divided by what the samples of a batch count
+    together, which is what scikit-learn's alpha means. Without `assess` a record evaluates held-out samples alone, and
+    those only where they are monitored; the training loss is then the mean loss of the batches since the last record.
+    `records` is how many records of each network a call hands back, at most. `quick` is for a training so short that
+    compiling it well would take longer. `rule` says how the learning rate falls at each record, of which there is one
+    an epoch: "invscaling", "adaptive", or None for a constant one.
     """
 
-    activations: tuple[Activation, ...]
+    activations: tuple[tuple[Activation, ...], ...]
     optimizer: Optimizer
     objective: Objective
     targets: str
@@ -130,6 +102,7 @@ class Recipe(NamedTuple):
     assess: bool = True
     records: int = 0
     quick: bool = False
+    rule: str | None = None
 
     @property
     def runs(self) -> bool:
@@ -206,7 +179,7 @@ def share_l2(hyperparameters: Hyperparameters, count: Float[Array, ""]) -> Hyper
 def train_chunk(
     carry: Carry,
     settings: Settings,
-    activation: Activation,
+    activation: tuple[Activation, ...],
     data: Data,
     train: Batch | None,
     validation: Batch,
@@ -214,6 +187,7 @@ def train_chunk(
     length: Int[Array, ""],
     measure: Bool[Array, ""],
     stopping: Stopping,
+    fall: Fall,
     recipe: Recipe,
 ) -> Carry:
     """Train the networks of one chunk for `length` steps and, if `measure`, evaluate them and decide which to stop.
@@ -222,6 +196,8 @@ def train_chunk(
     needed.
     """
     hyperparameters, widths = settings.hyperparameters, settings.widths
+    if carry.rate is not None:
+        hyperparameters = hyperparameters._replace(learning_rate=carry.rate)
 
     def advance(
         state: State, hyperparameters: Hyperparameters, widths: Array, batch: Batch
@@ -268,49 +244,18 @@ def train_chunk(
             metrics = Metrics(loss, metrics.train_score, *held_out)
         number = carry.record + (1 if carry.kept is None else carry.kept.active)
         empty = None if running is None else jax.tree.map(jnp.zeros_like, running)
-        new = Carry(state, metrics, number, empty, carry.kept)
-        return new if recipe.monitor is None else stop_early(new, running, stopping, recipe.monitor)
+        kept, rate = carry.kept, carry.rate
+        if recipe.rule == "invscaling":
+            samples = jnp.sum(at(data.train, settings.split) >= 0)
+            rate = scaled_rate(jnp.asarray(settings.hyperparameters.learning_rate), (number + 1) * samples, fall)
+        if kept is not None and recipe.monitor is not None:
+            after = stop_early(kept, state.params, metrics, number, running, stopping, recipe.monitor)
+            if recipe.rule == "adaptive" and rate is not None:
+                after, rate = lower_rates(kept, after, rate)
+            kept = after
+        return Carry(state, metrics, number, empty, kept, rate)
 
     return lax.cond(measure, record, lambda: carry._replace(state=state, running=running))
-
-
-def running_loss(running: tuple[Array, Array]) -> Float[Array, "*networks"]:
-    """The mean loss of the batches since the last record; infinite where there was none."""
-    total, count = running
-    return jnp.where(count > 0, total / jnp.where(count > 0, count, 1), jnp.inf)
-
-
-def stop_early(carry: Carry, running: Any, stopping: Stopping, monitor: str) -> Carry:
-    """At a record: keep the parameters of every network that still trains, if they are the best so far or (monitoring
-    the training loss, which is better the later) in any case; and stop those that have made no progress for too long.
-    """
-    assert carry.kept is not None
-    kept = carry.kept
-    value = {
-        "train": lambda: running_loss(running),
-        "validation": lambda: carry.metrics.validation_loss,
-        "score": lambda: -carry.metrics.validation_score,
-    }[monitor]()
-    better = value < kept.best
-    goal = kept.best - stopping.tolerance
-    # written so that NaN, which compares false, counts as no progress
-    progress = (value < goal) | ((value == goal) & ~stopping.strict)
-    stale = jnp.where(progress, 0, kept.stale + (carry.record > 0))
-    keep = kept.active & (better if monitor != "train" else True)
-
-    def choose(new: Array, old: Array) -> Array:
-        return jnp.where(keep.reshape(keep.shape + (1,) * (new.ndim - keep.ndim)), new, old)
-
-    return carry._replace(
-        kept=Kept(
-            params=jax.tree.map(choose, carry.state.params, kept.params),
-            metrics=jax.tree.map(choose, carry.metrics, kept.metrics),
-            record=choose(carry.record, kept.record),
-            best=jnp.where(kept.active & better, value, kept.best),
-            stale=jnp.where(kept.active, stale, kept.stale),
-            active=kept.active & (stale < stopping.patience),
-        ),
-    )
 
 
 def at(tree: Any, index: Array) -> Any:
@@ -322,7 +267,7 @@ def at(tree: Any, index: Array) -> Any:
 def make_program(mesh: Mesh, recipe: Recipe) -> Any:
     """The compiled function
 
-        (carry, settings, data, batches, length, times, chunks, measure, stopping) -> carry, curves
+        (carry, settings, data, batches, length, times, chunks, measure, stopping, fall) -> carry, curves
 
     that takes `times` times `length` steps, each time with a record if `measure`. `batches` is [splits, steps,
     batch_size], for all the steps of a call, or None for full batches; `chunks` is how many chunks of each device to
@@ -340,6 +285,7 @@ def make_program(mesh: Mesh, recipe: Recipe) -> Any:
         chunks: Int[Array, ""],
         measure: Bool[Array, ""],
         stopping: Stopping,
+        fall: Fall,
     ) -> tuple[Carry, Metrics | None]:
         steps = 0 if batches is None else batches.shape[1]
         gathered = None if batches is None else make_batches(data, batches)
@@ -348,7 +294,9 @@ def make_program(mesh: Mesh, recipe: Recipe) -> Any:
 
         def visit(c: Array, done: tuple[Carry, Metrics | None]) -> tuple[Carry, Metrics | None]:
             own, split = at(settings, c), settings.split[c]
-            activation = choose_activation(recipe.activations, own.activation)
+            activation = tuple(
+                choose_activation(layer, own.activation) for layer in zip(*recipe.activations, strict=True)
+            )
             whole = batches is None or recipe.assess
             train = take_samples(data, at(data.train, split)) if whole else None
             validation = take_samples(data, at(data.validation, split))
@@ -361,7 +309,7 @@ def make_program(mesh: Mesh, recipe: Recipe) -> Any:
                 k, carry, curves = now
                 order = gathered and gathered._replace(first=split * steps + k * length)
                 new = train_chunk(
-                    carry, own, activation, data, train, validation, order, length, measure, stopping, recipe
+                    carry, own, activation, data, train, validation, order, length, measure, stopping, fall, recipe
                 )
                 if curves is not None:
                     trained = True if carry.kept is None else carry.kept.active
@@ -380,7 +328,7 @@ def make_program(mesh: Mesh, recipe: Recipe) -> Any:
     sharded = jax.shard_map(
         run,
         mesh=mesh,
-        in_specs=(spread, spread, *[everywhere] * 7),
+        in_specs=(spread, spread, *[everywhere] * 8),
         out_specs=spread,
         check_vma=False,  # the loops' lengths are traced: nothing is communicated, so there is nothing to check
     )

@@ -15,8 +15,8 @@ from jaxtyping import Bool, Float, Int
 
 from jaxbackprop.network import Params
 from jaxbackprop.optimizers import Optimizer, get_optimizer, layer_shapes, state_shapes
+from jaxbackprop.sweeps.assessment import Metrics
 from jaxbackprop.sweeps.grid import Trial
-from jaxbackprop.sweeps.program import Metrics
 
 Index = Int[np.ndarray, " _"]
 
@@ -39,7 +39,7 @@ class Kind(NamedTuple):
 
 
 class Monitored(NamedTuple):
-    """Early stopping's part of the book, [networks]: see `program.Kept`."""
+    """Early stopping's part of the book, [networks]: see `stopping.Kept`."""
 
     metrics: Metrics
     record: Int[np.ndarray, " networks"]
@@ -55,6 +55,7 @@ class Book:
     - `seated`: whether it takes part in its program's next call; what has ended keeps its seat until the others are
       moved together, so that a training taken up again computes in the same order.
     - `metrics`, `record`, `running`: at the last record, its number, and the loss since then, as in `program.Carry`.
+    - `rate`: the learning rate, where a rule lets it fall.
     - `curves`: the metrics of each record, [records, networks], NaN where there is none; None where nobody asks.
     - `rung`: [1], how many rungs of successive halving are behind.
     - `buffers`: the flat buffers, by type, that `kinds` are views of; `place` is kind and position of each network.
@@ -67,6 +68,7 @@ class Book:
     metrics: Metrics
     record: Int[np.ndarray, " networks"]
     running: Float[np.ndarray, "2 networks"]
+    rate: Float[np.ndarray, " networks"] | None
     monitored: Monitored | None
     curves: Metrics | None
     rung: Int[np.ndarray, "1"]
@@ -81,6 +83,8 @@ class Book:
         if self.monitored is not None:
             named |= _named("kept_metrics", self.monitored.metrics)
             named |= {f"kept_{name}": getattr(self.monitored, name) for name in ("record", "best", "stale")}
+        if self.rate is not None:
+            named["rate"] = self.rate
         if self.curves is not None:
             named |= _named("curves", self.curves)
         return named | {f"numbers_{dtype}": buffer for dtype, buffer in self.buffers.items()}
@@ -115,6 +119,7 @@ def open_book(
     *,
     monitored: bool,
     records: int | None,
+    falling: bool,
 ) -> Book:
     """Nothing done yet. Room for all numbers is set aside; the system hands it over when it is first written to."""
     networks = len(trials) * splits
@@ -163,6 +168,7 @@ def open_book(
         metrics=metrics(networks),
         record=integers(-1),  # the first record is number 0
         running=np.zeros((2, networks), dtype),
+        rate=np.repeat([trial.learning_rate for trial in trials], splits).astype(dtype) if falling else None,
         monitored=Monitored(metrics(networks), integers(-1), best, integers(0)) if monitored else None,
         curves=None if records is None else metrics(records, networks),
         rung=np.zeros(1, np.int32),

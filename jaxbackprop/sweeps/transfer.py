@@ -11,10 +11,12 @@ from jaxtyping import Int
 from jaxbackprop._checks import check_integer
 from jaxbackprop.network import Params
 from jaxbackprop.optimizers import STATE_STARTS, Hyperparameters, Optimizer, is_own, layer_shapes, state_shapes
+from jaxbackprop.sweeps.assessment import Metrics
 from jaxbackprop.sweeps.grid import Trial
 from jaxbackprop.sweeps.planner import Program, Seats, arrange
-from jaxbackprop.sweeps.program import GRID_AXIS, Carry, Kept, Metrics, Settings
+from jaxbackprop.sweeps.program import GRID_AXIS, Carry, Settings
 from jaxbackprop.sweeps.state import COMPLETED, STOPPED, TRAINING, WAITING, Book
+from jaxbackprop.sweeps.stopping import Kept
 from jaxbackprop.training import State
 
 
@@ -151,6 +153,7 @@ def take_seats(
             column(monitored.stale),
             column(book.status == TRAINING, blank=False),
         ),
+        None if book.rate is None else column(book.rate),
     )
     members = np.where(seats.networks >= 0, seats.networks, numbers[0]) // book.splits
     widths = np.array([trials[n].hidden for n in members.flat], np.int32).reshape(*shape, -1)
@@ -187,6 +190,8 @@ def leave_seats(book: Book, run: Run, marks: Int[np.ndarray, " records"], last: 
     write(book.record, carry.record)
     for own, values in zip(book.running, carry.running or (), strict=False):
         write(own, values)
+    if book.rate is not None:
+        write(book.rate, carry.rate)
     book.epoch[numbers] = run.epoch
     if kept is not None and book.monitored is not None:
         jax.tree.map(write, book.monitored.metrics, kept.metrics)
