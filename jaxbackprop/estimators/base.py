@@ -16,7 +16,7 @@ from sklearn.utils.optimize import _check_optimize_result
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from jaxbackprop.estimators.glorot import glorot_start
-from jaxbackprop.estimators.inference import outputs
+from jaxbackprop.inference import outputs
 from jaxbackprop.estimators.quasi_newton import minimize
 from jaxbackprop.estimators.scheduled import Rule, train_scheduled
 from jaxbackprop.estimators.settings import ALIASES, Settings

@@ -51,14 +51,15 @@ def logits(
     X: Float[np.ndarray, "samples features"],
     coefs: Sequence[Float[np.ndarray, "*networks _ _"]],
     intercepts: Sequence[Float[np.ndarray, "*networks _"]],
-    activation: str,
+    activation: str | Callable[[Values], Values],
 ) -> Float[np.ndarray, "*networks samples outputs"]:
     """z of the last layer; `coefs` are [in, out] each, the transposes of the document's W."""
+    f = FUNCTIONS[activation] if isinstance(activation, str) else activation
     a = X
     for l, (coef, intercept) in enumerate(zip(coefs, intercepts, strict=True)):
         z = a @ coef
         z += intercept[..., None, :]
-        a = z if l == len(coefs) - 1 else FUNCTIONS[activation](z)
+        a = z if l == len(coefs) - 1 else f(z)
     return a
 
 
