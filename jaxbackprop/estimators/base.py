@@ -16,11 +16,11 @@ from sklearn.utils.optimize import _check_optimize_result
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from jaxbackprop.estimators.glorot import glorot_start
-from jaxbackprop.inference import outputs
 from jaxbackprop.estimators.quasi_newton import minimize
 from jaxbackprop.estimators.scheduled import Rule, train_scheduled
 from jaxbackprop.estimators.settings import ALIASES, Settings
 from jaxbackprop.estimators.trainer import Course, Schedule, Warm, precision, train_one
+from jaxbackprop.inference import outputs
 from jaxbackprop.losses import get_objective
 from jaxbackprop.network import Layer, Params
 from jaxbackprop.sweeps.grid import Trial

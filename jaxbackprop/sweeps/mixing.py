@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 from sklearn.metrics import accuracy_score, r2_score
+from threadpoolctl import threadpool_limits
 
 from jaxbackprop._checks import check_integer
 from jaxbackprop.activations import Activation
@@ -25,11 +26,11 @@ Predictions = Float[np.ndarray, "samples outputs"]
 
 
 class HeldOut(NamedTuple):
-    """The samples that networks were not trained on: their targets, what each counts (in sum 1), how targets are read,
+    """The samples that networks were not trained on: their targets, what each counts, how targets are read,
     and a function from a candidate to its predictions for them."""
 
     y: Predictions
-    shares: Float[np.ndarray, " samples"]
+    weights: Float[np.ndarray, " samples"]
     targets: str
     predict: Callable[[int], Predictions]
 
@@ -50,12 +51,17 @@ def choose_members(
     for name, value in (("rounds", rounds), ("bags", bags), ("library", library)):
         check_integer(name, value, 1)
     check_integer("seed", seed, 0)
-    y, shares, targets, predict = held_out
+    # The products are many and small: threads that wait for each other would take ten times as long.
+    with threadpool_limits(1, "blas"):
+        return _choose(held_out, candidates, rounds=rounds, bags=bags, library=library, seed=seed)
+
+
+def _choose(held_out: HeldOut, candidates: Sequence[int], **options: int) -> Choice:
+    y, counts, targets, predict = held_out
+    shares = counts / counts.sum()
     # Only what enters a mean is kept: of a classifier the probability of the truth, one number a sample.
     kept = np.stack([_contribution(predict(c), y, targets) for c in candidates])
-    weights = greedy_weights(
-        kept, lambda means: _losses(means, y, shares, targets), rounds=rounds, bags=bags, library=library, seed=seed
-    )
+    weights = greedy_weights(kept, lambda means: _losses(means, y, shares, targets), **options)
     order = np.argsort(-weights, kind="stable")[: np.count_nonzero(weights)]
     members, weights = np.asarray(candidates)[order], weights[order]
     curve: dict[str, list] = {"members": [], "loss": [], "score": []}
@@ -69,7 +75,7 @@ def choose_members(
     temperature = 1.0
     if targets in ("softmax", "sigmoid"):
         exclusive = targets == "softmax"
-        temperature = fit_temperature(mean, y, shares, exclusive=exclusive)
+        temperature = fit_temperature(mean, y, counts, exclusive=exclusive)
         mean = soften(mean, temperature, exclusive=exclusive)
     loss, score = judge(mean, y, shares, targets)
     return Choice(members, weights, temperature, score, loss, {key: np.array(line) for key, line in curve.items()})
@@ -113,7 +119,8 @@ def predict_plainly(
         assert isinstance(activation, Activation)
         own = activation
         f = lambda z: np.asarray(own.value(jnp.asarray(z.T))).T  # noqa: E731
-    z = logits(X, [layer.weight.T for layer in params], [layer.bias for layer in params], f)
+    numbers: Any = params
+    z = logits(X, [layer.weight.T for layer in numbers], [layer.bias for layer in numbers], f)
     if OBJECTIVES.get(objective.name) is objective:
         return OUTPUTS[objective.name](z)
     return np.asarray(objective.predict(jnp.asarray(z.T))).T
@@ -132,7 +139,7 @@ def mix(trials: Sequence[Trial], book: Book, splits: Splits, objective: str | Ob
     """
     parts = held_out_samples(splits)
     if not any(len(index) for _, index in parts):
-        raise ValueError("an ensemble is chosen on samples held out, and this sweep held none: give folds or validation")
+        raise ValueError("an ensemble is chosen on samples held out, and this sweep held out none: give folds")
     x, y = np.asarray(splits.data.x), np.asarray(splits.data.y)
     times = np.bincount(np.concatenate([index for _, index in parts]), minlength=x.shape[1])
     seen = np.flatnonzero(times)
@@ -153,7 +160,7 @@ def mix(trials: Sequence[Trial], book: Book, splits: Splits, objective: str | Ob
     ended = np.flatnonzero(np.isin(status, (STOPPED, COMPLETED)).all(axis=1))
     if len(ended) == 0:
         raise ValueError(f"none of {len(trials)} trials was trained to the end; train on before an ensemble is chosen")
-    held_out = HeldOut(y.T[seen], weights[seen] / weights[seen].sum(), splits.targets, predict)
+    held_out = HeldOut(y.T[seen], weights[seen], splits.targets, predict)
     choice = choose_members(held_out, ended.tolist(), **options)
     networks = (
         (trials[member].activation, _network(book, int(member) * book.splits + split), float(weight) / len(parts))

@@ -151,6 +151,8 @@ class Mixture:
 
 def plot_members(curve: dict[str, np.ndarray], targets: str, *, ax: "Axes | None" = None) -> "Axes":
     """A curve of `Choice`: the loss to the left, the score to the right."""
+    from matplotlib.ticker import MaxNLocator
+
     from jaxbackprop.plotting import COLORS, panels
 
     ax = panels()[1][0, 0] if ax is None else ax
@@ -167,5 +169,5 @@ def plot_members(curve: dict[str, np.ndarray], targets: str, *, ax: "Axes | None
         axes.spines["top"].set_visible(False)
     right.spines["right"].set_visible(True)
     ax.set_xlabel("members")
-    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     return ax

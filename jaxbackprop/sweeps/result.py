@@ -14,12 +14,13 @@ from jaxbackprop._checks import check_integer
 from jaxbackprop.data import features_first
 from jaxbackprop.losses import OBJECTIVES, Objective
 from jaxbackprop.network import Params, forward
-from jaxbackprop.sweeps.grid import Trial, name_of
 from jaxbackprop.sweeps.greedy import BAGS, LIBRARY, ROUNDS
+from jaxbackprop.sweeps.grid import Trial, name_of
 from jaxbackprop.sweeps.host import Job
 from jaxbackprop.sweeps.mixing import mix
 from jaxbackprop.sweeps.mixture import Mixture
 from jaxbackprop.sweeps.planner import Plan
+from jaxbackprop.sweeps.program import Metrics
 from jaxbackprop.sweeps.splits import Splits
 from jaxbackprop.sweeps.state import COMPLETED, STOPPED, Book
 
@@ -67,6 +68,12 @@ class SweepResult:
             raise ValueError(f"trial={trial}, split={split} is none of {shape} trials and splits")
         return self._book.params(trial * self._book.splits + split)
 
+    def split_metrics(self) -> Metrics:
+        """Loss and score of every trial on every split, of what it trained on and of what was held out: [trials,
+        splits] each."""
+        shape = (len(self.trials), self._book.splits)
+        return jax.tree.map(lambda values: np.array(values).reshape(shape), self._book.outcome())
+
     def best(self) -> int:
         """The trial with the lowest validation loss (training loss where nothing was held out) of those that were
         trained to the end.
@@ -108,9 +115,7 @@ class SweepResult:
             return (y_hat > 0.5).astype(int)
         return y_hat[:, 0] if y_hat.shape[1] == 1 else y_hat
 
-    def ensemble(
-        self, *, rounds: int = ROUNDS, bags: int = BAGS, library: int = LIBRARY, seed: int = 0
-    ) -> Mixture:
+    def ensemble(self, *, rounds: int = ROUNDS, bags: int = BAGS, library: int = LIBRARY, seed: int = 0) -> Mixture:
         """The trials that predict best together, chosen with replacement on the samples that their networks were not
         trained on (Caruana et al. 2004), calibrated by one temperature; nothing is trained again. The networks of all
         splits predict.
