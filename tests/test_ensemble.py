@@ -10,18 +10,29 @@ from scipy.special import log_softmax
 from scipy.stats import loguniform
 from sklearn.base import clone
 from sklearn.datasets import load_diabetes, load_iris, make_multilabel_classification
+from sklearn.decomposition import PCA
 from sklearn.exceptions import NotFittedError
 from sklearn.metrics import accuracy_score, log_loss, r2_score
 from sklearn.model_selection import KFold, cross_val_score
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler, scale
 from sklearn.utils import estimator_checks
 
 import jaxbackprop as jb
-from jaxbackprop.estimators import SweepEnsembleClassifier, SweepEnsembleRegressor, load, save
+from jaxbackprop.estimators import (
+    BackpropClassifier,
+    BackpropRegressor,
+    SweepEnsembleClassifier,
+    SweepEnsembleRegressor,
+    SweepSearchCV,
+    load,
+    save,
+)
 from jaxbackprop.estimators.space import DEFAULT_SPACE, draw_candidates
 from jaxbackprop.sweeps.calibration import fit_temperature, reliability, soften
 from jaxbackprop.sweeps.greedy import greedy_weights
+
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
 X, Y = load_iris(return_X_y=True)
 X = scale(X)
@@ -117,6 +128,7 @@ def test_an_ensembles_loss_and_score_are_those_out_of_fold(result):
     for split, (_, test) in enumerate(KFold(3, shuffle=True, random_state=0).split(X)):
         for member, weight in zip(mixture.members, mixture.weights, strict=True):
             mean[test] += weight * result.predict_proba(int(member), X[test], split)
+    mean /= mean.sum(axis=1, keepdims=True)
     assert mixture.curve["loss"][-1] == pytest.approx(log_loss(Y, mean), rel=1e-4)
     assert mixture.curve["score"][-1] == pytest.approx(accuracy_score(Y, mean.argmax(axis=1)))
     assert mixture.loss == pytest.approx(log_loss(Y, soften(mean, mixture.temperature)), rel=1e-4)
@@ -211,6 +223,47 @@ def test_plot(model):
         ax.lines[0].get_xydata(), np.stack([model.oof_curve_["members"], model.oof_curve_["loss"]]).T
     )
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("members", "log loss, out of fold")
+
+
+@pytest.mark.parametrize("labels", [np.array([0, 1, 1]), LABELS])
+def test_a_searchs_ensemble_is_the_weighted_mean_behind_each_folds_steps(labels):
+    y, folds = labels[Y], list(KFold(3, shuffle=True, random_state=0).split(X))
+    net = BackpropClassifier((4,), max_iter=20, random_state=3, learning_rate_init=0.05)
+    pipeline = Pipeline([("pca", PCA()), ("net", net)])
+    grid = {"net__activation": ["tanh", "relu"], "pca__n_components": [2, 3]}
+    search = SweepSearchCV(pipeline, grid, cv=folds, refit=False, keep_networks=True).fit(X, y)
+    found = search.ensemble(bags=3)
+    out_of_fold, mean = (np.zeros((150, len(np.unique(labels)))) for _ in range(2))
+    for train, test in folds:
+        for member, weight in zip(found.members, found.weights, strict=True):
+            own = clone(pipeline).set_params(**search.cv_results_["params"][member]).fit(X[train], y[train])
+            out_of_fold[test] += weight * own.predict_proba(X[test])
+            mean += weight / 3 * own.predict_proba(X)
+    np.testing.assert_allclose(found.predict_proba(X), soften(mean, found.temperature), atol=1e-4)
+    out_of_fold /= out_of_fold.sum(axis=1, keepdims=True)
+    assert found.curve["loss"][-1] == pytest.approx(log_loss(y, out_of_fold), rel=1e-3)
+    assert (found.predict(X) == y).mean() > 0.8
+    assert found.plot().get_xlabel() == "members"
+
+
+def test_a_search_of_numbers_has_an_ensemble_too():
+    net = BackpropRegressor(hidden_layer_sizes=(4,), max_iter=20, random_state=3, learning_rate_init=0.05)
+    y = X[:, 0] + X[:, 1] ** 2
+    search = SweepSearchCV(net, {"alpha": [1e-4, 1e-2]}, cv=3, keep_networks=True).fit(X, y)
+    found = search.ensemble()
+    assert found.predict(X).shape == (150,)
+    assert np.isfinite([found.score, found.loss]).all()
+
+
+def test_a_search_says_what_keeps_its_networks():
+    search = SweepSearchCV(BackpropClassifier((4,), max_iter=2), {"alpha": [0.1]}, cv=2, refit=False)
+    with pytest.raises(NotFittedError):
+        search.ensemble()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        search.fit(X, Y)
+    with pytest.raises(ValueError, match="keep_networks=True"):
+        search.ensemble()
 
 
 def test_the_space():

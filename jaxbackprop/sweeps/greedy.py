@@ -15,6 +15,7 @@ Loss = Callable[[Float[np.ndarray, "models samples *outputs"]], Float[np.ndarray
 ROUNDS = 30  # models chosen in a bag, at most
 BAGS = 20
 SHARE = 0.5  # of the library, in a bag
+FEWEST_MODELS = 16  # in a bag, where there are so many: few good ones would else be missing in many bags
 LIBRARY = 100  # models, the best alone, that are chosen from
 
 
@@ -34,7 +35,7 @@ def greedy_weights(
     - `predictions`: whatever of a model's predictions enters a mean, on samples that it was not trained on.
     - `loss`: from such means, stacked, to the loss of each; lower is better.
     - `rounds`, `bags`, `share`: how often a bag chooses, how many there are, and the share of the library in each. A
-      single bag holds the whole library.
+      single bag holds the whole library, and so does any of a small one.
     - `library`: how many models to choose from: those with the lowest losses alone.
 
     **Raises:** `ValueError` if no model has finite predictions.
@@ -44,10 +45,12 @@ def greedy_weights(
     if len(usable) == 0:
         raise ValueError(f"none of {len(predictions)} models has finite predictions; try lower learning rates")
     best = usable[np.argsort(alone[usable], kind="stable")][:library]
+    size = len(best) if bags == 1 else min(len(best), max(FEWEST_MODELS, round(share * len(best))))
+    if size == len(best):
+        bags = 1  # all of them would be the same
     generator = np.random.default_rng(seed)
     weights = np.zeros(len(predictions))
     for _ in range(bags):
-        size = len(best) if bags == 1 else max(1, round(share * len(best)))
         own = np.sort(generator.choice(best, size, replace=False))
         chosen = own[grow(predictions[own], loss, rounds)]
         weights += np.bincount(chosen, minlength=len(weights)) / len(chosen) / bags
