@@ -186,7 +186,7 @@ class SweepEnsembleClassifier(ClassifierMixin, BaseSweepEnsemble):
     - `n_candidates`: how many settings to draw.
     - `space`: a dict of scipy distributions or lists, whose entries take the place of `estimators.space.DEFAULT_SPACE`:
       `width` and `depth` of the hidden layers (or `hidden`, tuples of widths), `activation`, `learning_rate`,
-      `weight_decay`, `seed`; and any other key of a sweep's grid, such as `l2`, `beta_1`, `optimizer`.
+      `weight_decay`, `dropout`, `seed`; and any other key of a sweep's grid, such as `l2`, `beta_1`, `optimizer`.
     - `cv`: a number of folds, drawn at random, stratified; or a splitter, or pairs of index arrays.
     - `max_iter`: passes over the samples, at most; `n_iter_no_change`: early stopping after so many without progress.
     - `batch_size`: "auto" is a power of two up to 256, so that an epoch has 8 steps and more; None is all samples.

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from scipy.stats import loguniform, randint
+from scipy.stats import loguniform, randint, uniform
 from sklearn.model_selection import ParameterSampler
 
 from jaxbackprop._checks import check_integer, choose
@@ -19,6 +19,7 @@ DEFAULT_SPACE: dict[str, Any] = {
     "activation": ["relu", "silu", "tanh", "gelu"],
     "learning_rate": loguniform(1e-3, 2e-2),
     "weight_decay": loguniform(1e-4, 1.0),
+    "dropout": uniform(0, 0.5),
     "seed": randint(0, SEEDS),
 }
 

@@ -34,7 +34,7 @@ from jaxbackprop.sweeps.host import Job, agree
 from jaxbackprop.sweeps.state import Book
 from jaxbackprop.sweeps.transfer import spans_processes
 
-FORMAT = 3
+FORMAT = 4
 NAME, LOCK, KEY = "sweep.safetensors", ".lock", "jaxbackprop"
 
 
