@@ -28,6 +28,7 @@ from jaxbackprop.oracle import float64
 from jaxbackprop.sweeps import host, planner
 from jaxbackprop.sweeps.grid import expand
 from jaxbackprop.sweeps.host import epoch_order
+from jaxbackprop.thinned import draw_mask
 
 MOONS = data.load("moons", samples=36)
 TARGETS = {
@@ -53,6 +54,7 @@ class Case(NamedTuple):
     rates: tuple = (0.3, 0.1)
     optimizer: tuple = ("sgd",)
     batch_size: tuple = (None,)
+    dropout: tuple = (0.0,)
     splits: int = 1
     weights: bool = False
     epochs: int = 18
@@ -77,6 +79,7 @@ CASES = st.builds(
     rates=st.sampled_from([(0.03,), (0.05, 0.2), (0.1, 0.01, 1e-12), (0.3, 0.2)]),
     optimizer=st.sampled_from([("sgd",), ("adam",), ("momentum", "sgd")]),
     batch_size=st.sampled_from([(None,), (8,), (8, None)]),
+    dropout=st.sampled_from([(0.0,), (0.0,), (0.0, 0.3)]),
     splits=st.sampled_from([1, 1, 2, 3]),
     weights=st.booleans(),
     epochs=st.integers(8, 24),
@@ -97,7 +100,7 @@ CASES = st.builds(
 # Fewer shapes in each, so that less is compiled.
 SMALL_CASES = st.builds(
     lambda case, hidden, optimizer, batch_size: case._replace(
-        hidden=hidden, optimizer=(optimizer,), batch_size=(batch_size,), rates=case.rates[:2]
+        hidden=hidden, optimizer=(optimizer,), batch_size=(batch_size,), rates=case.rates[:2], dropout=case.dropout[-1:]
     ),
     CASES,
     hidden=st.sampled_from([((3,), (5,)), ((3, 2),), ((2,),)]),
@@ -188,6 +191,7 @@ def grid_of(case):
         "learning_rate": list(case.rates),
         "optimizer": list(case.optimizer),
         "batch_size": list(case.batch_size),
+        "dropout": list(case.dropout),
         "l2": [0.01],
     }
 
@@ -203,15 +207,14 @@ def step_of(objective, activation, optimizer):
     """One step of one network, samples first, by autodiff and optax."""
     f = {"tanh": jnp.tanh, "relu": jax.nn.relu}[activation]
 
-    def outputs(params, X):
+    def outputs(params, X, masks):
         a = X
-        for k, (weight, bias) in enumerate(params):
-            z = a @ weight.T + bias
-            a = f(z) if k < len(params) - 1 else z
-        return a
+        for (weight, bias), mask in zip(params[:-1], masks or [1] * len(params), strict=False):
+            a = mask * f(a @ weight.T + bias)
+        return a @ params[-1].weight.T + params[-1].bias
 
-    def mean_loss(params, X, y, w):
-        z = outputs(params, X)
+    def mean_loss(params, X, y, w, masks=None):
+        z = outputs(params, X, masks)
         each = {
             "softmax": lambda: -(jax.nn.log_softmax(z) * y).sum(axis=1),
             "sigmoid": lambda: optax.sigmoid_binary_cross_entropy(z, y).sum(axis=1),
@@ -220,8 +223,8 @@ def step_of(objective, activation, optimizer):
         return (each * w).sum() / w.sum() + 0.01 / 2 * sum((weight**2).sum() for weight, _ in params)
 
     @functools.partial(jax.jit, compiler_options=QUICKLY)
-    def step(params, state, rate, X, y, w):
-        gradient = jax.grad(mean_loss)(params, X, y, w)
+    def step(params, state, rate, X, y, w, masks):
+        gradient = jax.grad(mean_loss)(params, X, y, w, masks)
         update, state = OPTIMIZERS[optimizer](rate).update(gradient, state, params)
         return optax.apply_updates(params, update), state
 
@@ -245,10 +248,18 @@ def train_alone(case, trial, train, held_out, marks, dtype):
         if epoch in marks:
             history[epoch] = (params, *(float(loss(params, X, y, part)) for part in counted))
         order = epoch_order(4 if trial.batch_size else None, epoch, train, trial.batch_size or 36)
-        for batch in order:
+        for number, batch in enumerate(order, start=epoch * len(order)):
+            masks = None
+            if trial.dropout:
+                drawn = [
+                    draw_mask(trial.seed, number, l, trial.dropout, n, len(batch), np.dtype(dtype))
+                    for l, n in enumerate(trial.hidden)
+                ]
+                masks = [jnp.asarray(mask.T, dtype) for mask in drawn]
             present = jnp.asarray(batch >= 0, dtype)
             i = np.maximum(batch, 0)
-            params, state = step(params, state, jnp.asarray(trial.learning_rate, dtype), X[i], y[i], w[i] * present)
+            rate, counts = jnp.asarray(trial.learning_rate, dtype), w[i] * present
+            params, state = step(params, state, rate, X[i], y[i], counts, masks)
     return history
 
 

@@ -27,7 +27,7 @@ from sklearn.utils import estimator_checks
 
 from jaxbackprop.activations import ACTIVATIONS
 from jaxbackprop.estimators import BackpropClassifier, BackpropRegressor, load, save
-from jaxbackprop.estimators.inference import FUNCTIONS
+from jaxbackprop.inference import FUNCTIONS
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 

@@ -141,7 +141,7 @@ def test_what_cannot_be_saved_is_refused(model, tmp_path):
 
 
 def test_only_networks_are_saved(tmp_path, as_users_run_it):
-    with pytest.raises(ValueError, match="must be one of BackpropClassifier, BackpropRegressor, got SweepSearchCV"):
+    with pytest.raises(ValueError, match=r"must be one of BackpropClassifier, .*, got SweepSearchCV"):
         save(SweepSearchCV(BackpropClassifier(), {}), tmp_path / "a.safetensors")
 
 

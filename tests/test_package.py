@@ -37,6 +37,10 @@ before, filters = dict(jax.config.values), list(warnings.filters)
 import jaxbackprop as jb
 for name in jb.__all__:
     getattr(jb, name)
+import importlib, pkgutil
+for module in pkgutil.walk_packages(jb.__path__, "jaxbackprop."):
+    if module.name != "jaxbackprop.__main__":
+        importlib.import_module(module.name)
 assert dict(jax.config.values) == before and list(warnings.filters) == filters
 from jax._src import xla_bridge
 assert not xla_bridge._backends

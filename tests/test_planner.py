@@ -13,9 +13,10 @@ import jaxbackprop as jb
 from jaxbackprop import data
 from jaxbackprop.selection import choose_activation
 from jaxbackprop.sweeps.grid import each_activation, expand
-from jaxbackprop.sweeps.planner import MAX_PROGRAMS, Workload, arrange, plan_trials
-from jaxbackprop.sweeps.program import clear_padding
+from jaxbackprop.sweeps.planner import MAX_PROGRAMS, Workload, plan_trials
+from jaxbackprop.sweeps.seating import arrange
 from jaxbackprop.sweeps.starts import draw_starts
+from jaxbackprop.sweeps.updates import clear_padding
 
 TEN = ["sigmoid", "relu", "tanh", "selu", "leaky_relu", "identity", "elu", "gelu", "mish", "hardshrink"]
 THOUSAND = {"hidden": [(width,) for width in range(1, 101)], "activation": TEN}

@@ -1,6 +1,8 @@
 """scikit-learn's interface over the grid engine."""
 
 from jaxbackprop.estimators.classifier import BackpropClassifier as BackpropClassifier
+from jaxbackprop.estimators.ensemble import SweepEnsembleClassifier as SweepEnsembleClassifier
+from jaxbackprop.estimators.ensemble import SweepEnsembleRegressor as SweepEnsembleRegressor
 from jaxbackprop.estimators.model_file import load as load
 from jaxbackprop.estimators.model_file import save as save
 from jaxbackprop.estimators.regressor import BackpropRegressor as BackpropRegressor

@@ -18,10 +18,10 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 from jaxbackprop.activations import ACTIVATIONS
 from jaxbackprop.estimators.callbacks import AfterEpoch, watched
 from jaxbackprop.estimators.glorot import glorot_start
-from jaxbackprop.estimators.inference import outputs
 from jaxbackprop.estimators.quasi_newton import minimize
 from jaxbackprop.estimators.settings import ALIASES, Settings
 from jaxbackprop.estimators.trainer import Course, Machine, Schedule, Warm, Watch, precision, train_one
+from jaxbackprop.inference import outputs
 from jaxbackprop.losses import get_objective
 from jaxbackprop.network import Layer, Params
 from jaxbackprop.sweeps.grid import Trial

@@ -21,6 +21,7 @@ from sklearn.utils.metaestimators import _safe_split
 from jaxbackprop.estimators.base import BaseBackprop, Samples, make_splits
 from jaxbackprop.estimators.candidates import Candidate, Group, final_step, group_candidates, split_into_jobs
 from jaxbackprop.estimators.scores import encode, usual, usual_scores
+from jaxbackprop.estimators.search_ensemble import Archive
 from jaxbackprop.estimators.trainer import Machine, precision, train_networks
 from jaxbackprop.network import Params
 from jaxbackprop.sweeps.splits import Index
@@ -45,6 +46,7 @@ class Search(NamedTuple):
     memory_budget: int | None
     devices: int | None
     n_jobs: Any
+    archive: Archive | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -200,6 +202,8 @@ def _run_job(
         with precision(splits.dtype):
             trained = train_networks(trials, splits, schedule, machine, bar=bar, advance=advance)
         seconds = (time.perf_counter() - start) / (len(job) * len(ready))
+        if search.archive is not None:
+            search.archive.keep(job, ready, trained.book)
         for key, row in _score_all(search, job, ready, trained.book).items():
             rows[key] = {"fit_time": seconds, **row}
     return rows

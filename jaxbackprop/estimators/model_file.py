@@ -4,6 +4,8 @@
     optimizer/0, …                      the optimizer's state, for `partial_fit`
     metadata["jaxbackprop"]             JSON: format, estimator, settings, fitted attributes, SHA-256 of it all
 
+An ensemble's file is described in `ensemble_file`.
+
 Nothing in the file is run: arrays are read as bytes, the rest as JSON.
 """
 
@@ -23,6 +25,9 @@ from sklearn.utils.validation import check_is_fitted
 
 from jaxbackprop.estimators.base import BaseBackprop, Optimizing, to_params
 from jaxbackprop.estimators.classifier import BackpropClassifier
+from jaxbackprop.estimators.ensemble import BaseSweepEnsemble
+from jaxbackprop.estimators.ensemble_file import ENSEMBLES, ensemble_contents, rebuild_ensemble
+from jaxbackprop.estimators.plain_data import plain, restored
 from jaxbackprop.estimators.regressor import BackpropRegressor
 from jaxbackprop.files import whole_file
 from jaxbackprop.optimizers import get_optimizer
@@ -36,44 +41,27 @@ FITTED = (
 )  # fmt: skip
 
 
-def save(estimator: BaseBackprop, path: str | Path) -> Path:
+def save(estimator: BaseBackprop | BaseSweepEnsemble, path: str | Path) -> Path:
     """Write a trained estimator to one file, whole or not at all.
 
-    **Arguments:** `estimator`, a fitted `BackpropClassifier` or `BackpropRegressor`; `path`, ending in `.safetensors`.
+    **Arguments:** `estimator`, a fitted network or ensemble of this package; `path`, ending in `.safetensors`.
 
     **Returns:** the path. Directories that do not exist are made.
 
     **Raises:** `NotFittedError`; `ValueError` for another kind of estimator, another ending, or a setting that JSON
     cannot hold.
     """
-    if type(estimator).__name__ not in ESTIMATORS or type(estimator) is not ESTIMATORS[type(estimator).__name__]:
-        raise ValueError(f"estimator must be one of {', '.join(ESTIMATORS)}, got {type(estimator).__name__}")
+    known: dict[str, type] = {**ESTIMATORS, **ENSEMBLES}
+    if known.get(type(estimator).__name__) is not type(estimator):
+        raise ValueError(f"estimator must be one of {', '.join(known)}, got {type(estimator).__name__}")
     check_is_fitted(estimator)
     path = Path(path)
     if path.suffix != ".safetensors":
         raise ValueError(f"path={str(path)!r} must end in .safetensors")
-    arrays = {f"coefs/{l}": np.ascontiguousarray(a) for l, a in enumerate(estimator.coefs_)}
-    arrays |= {f"intercepts/{l}": np.ascontiguousarray(a) for l, a in enumerate(estimator.intercepts_)}
-    state = jax.tree.leaves(getattr(estimator, "_optimizer_state", ()))
-    arrays |= {f"optimizer/{i}": np.ascontiguousarray(a).reshape(np.shape(a)) for i, a in enumerate(state)}
-    about = {
-        "format": FORMAT,
-        "estimator": type(estimator).__name__,
-        "settings": {name: _plain(name, value) for name, value in estimator.get_params(deep=False).items()},
-        "optimizer": getattr(estimator, "_optimizer_name", "sgd"),
-        "learning_rate": estimator._optimizer.learning_rate if hasattr(estimator, "_optimizer") else None,
-        "fitted": {name: _plain(name, getattr(estimator, name)) for name in FITTED if hasattr(estimator, name)},
-    }
+    arrays, about = _contents(estimator) if isinstance(estimator, BaseBackprop) else ensemble_contents(estimator)
     if hasattr(estimator, "feature_names_in_"):
         about["feature_names"] = list(estimator.feature_names_in_)
-    if isinstance(estimator, BackpropClassifier):
-        binarizer = estimator._label_binarizer
-        about["labels"] = {
-            "classes": estimator.classes_.tolist(),
-            "dtype": estimator.classes_.dtype.str,
-            "y_type": binarizer.y_type_,
-            "sparse": bool(binarizer.sparse_input_),
-        }
+    about = {"format": FORMAT, "estimator": type(estimator).__name__, **about}
     try:
         text = json.dumps(about | {"sha256": _digest(arrays, about)})
     except (TypeError, ValueError) as error:
@@ -83,7 +71,30 @@ def save(estimator: BaseBackprop, path: str | Path) -> Path:
     return path
 
 
-def load(path: str | Path) -> BaseBackprop:
+def _contents(estimator: BaseBackprop) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """The arrays of a network, and what is to be said about them."""
+    arrays = {f"coefs/{l}": np.ascontiguousarray(a) for l, a in enumerate(estimator.coefs_)}
+    arrays |= {f"intercepts/{l}": np.ascontiguousarray(a) for l, a in enumerate(estimator.intercepts_)}
+    state = jax.tree.leaves(getattr(estimator, "_optimizer_state", ()))
+    arrays |= {f"optimizer/{i}": np.ascontiguousarray(a).reshape(np.shape(a)) for i, a in enumerate(state)}
+    about: dict[str, Any] = {
+        "settings": {name: plain(name, value) for name, value in estimator.get_params(deep=False).items()},
+        "optimizer": getattr(estimator, "_optimizer_name", "sgd"),
+        "learning_rate": estimator._optimizer.learning_rate if hasattr(estimator, "_optimizer") else None,
+        "fitted": {name: plain(name, getattr(estimator, name)) for name in FITTED if hasattr(estimator, name)},
+    }
+    if isinstance(estimator, BackpropClassifier):
+        binarizer = estimator._label_binarizer
+        about["labels"] = {
+            "classes": estimator.classes_.tolist(),
+            "dtype": estimator.classes_.dtype.str,
+            "y_type": binarizer.y_type_,
+            "sparse": bool(binarizer.sparse_input_),
+        }
+    return arrays, about
+
+
+def load(path: str | Path) -> BaseBackprop | BaseSweepEnsemble:
     """The estimator that `save` has written, bit for bit.
 
     **Raises:** `FileNotFoundError`; `ValueError` with the reason if the file is truncated, corrupt, or not one of ours.
@@ -105,7 +116,11 @@ def load(path: str | Path) -> BaseBackprop:
             raise ValueError(f"its format is {about['format']!r}, this version reads 1 and {FORMAT}")
         if about.pop("sha256") != _digest(arrays, about):
             raise ValueError("its contents are not those that were written")
-        return _rebuild(about, arrays)
+        own: Any = rebuild_ensemble if about["estimator"] in ENSEMBLES else _rebuild
+        estimator = own(about, arrays)
+        if "feature_names" in about:
+            estimator.feature_names_in_ = np.array(about["feature_names"], dtype=object)
+        return estimator
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise ValueError(f"path={str(path)!r} is damaged or not of this version: {reason}") from error
@@ -113,7 +128,7 @@ def load(path: str | Path) -> BaseBackprop:
 
 def _rebuild(about: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> BaseBackprop:
     kind = ESTIMATORS[about["estimator"]]
-    settings = {name: _restored(value) for name, value in about["settings"].items()}
+    settings = {name: restored(value) for name, value in about["settings"].items()}
     estimator = kind(**settings)
     estimator._validate_params()
     for name in FITTED:
@@ -126,8 +141,6 @@ def _rebuild(about: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Base
     shapes = [(*coef.shape, *bias.shape) for coef, bias in zip(estimator.coefs_, estimator.intercepts_, strict=True)]
     if shapes != [(n, m, m) for n, m in pairwise(widths)]:
         raise ValueError(f"its arrays have shapes {shapes}, its settings call for the widths {widths}")
-    if "feature_names" in about:
-        estimator.feature_names_in_ = np.array(about["feature_names"], dtype=object)
     if isinstance(estimator, BackpropClassifier):
         labels = about["labels"]
         binarizer = LabelBinarizer()
@@ -155,36 +168,6 @@ def _state(estimator: BaseBackprop, arrays: Mapping[str, np.ndarray], name: str)
     if [a.shape for a in stored] != [a.shape for a in leaves]:
         raise ValueError("its optimizer's state does not fit its parameters")
     return jax.tree.unflatten(structure, stored)
-
-
-def _plain(name: str, value: Any) -> Any:
-    """A setting or fitted attribute as JSON holds it; tuples and numbers as keys are marked."""
-    if isinstance(value, np.random.RandomState):
-        return None  # a generator is no setting that could be read again
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, tuple):
-        return {"tuple": [_plain(name, item) for item in value]}
-    if isinstance(value, Mapping):
-        return {"pairs": [[_plain(name, key), _plain(name, item)] for key, item in value.items()]}
-    if isinstance(value, np.ndarray):
-        return _plain(name, tuple(value.tolist()))
-    if isinstance(value, list):
-        return [_plain(name, item) for item in value]
-    if value is None or isinstance(value, str | bool | int | float):
-        return value
-    raise ValueError(f"{name}={value!r} is nothing that JSON can hold")
-
-
-def _restored(value: Any) -> Any:
-    """The inverse of `_plain`."""
-    if isinstance(value, list):
-        return [_restored(item) for item in value]
-    if isinstance(value, dict) and "tuple" in value:
-        return tuple(_restored(item) for item in value["tuple"])
-    if isinstance(value, dict):
-        return {_restored(key): _restored(item) for key, item in value["pairs"]}
-    return value
 
 
 def _digest(arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> str:

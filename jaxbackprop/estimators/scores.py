@@ -9,7 +9,7 @@ from sklearn.base import is_regressor
 from sklearn.utils.multiclass import type_of_target
 
 from jaxbackprop.estimators.base import BaseBackprop
-from jaxbackprop.estimators.inference import outputs
+from jaxbackprop.inference import outputs
 
 BLOCK = 16_000_000  # activations of a layer to hold at once
 

@@ -36,6 +36,8 @@ class SweepSearchCV(GridSearchCV, Sweeping):
     - `n_iter`, `random_state`: how many candidates to draw, and the seed of the draw.
     - `memory_budget`: bytes that the training may take, on all devices together; a search that cannot is refused.
       `devices`: how many of JAX's to use. Both are the estimator's, unless they are given here.
+    - `keep_networks`: whether to keep the networks of all candidates and folds, and what they predict for the samples
+      held out: `ensemble` is made of them. That is room for so many networks and predictions more.
 
     What comes out is what `GridSearchCV` over the same estimator gives: every network trains as it would alone, from
     the same start, on the same samples in the same order. Up to rounding, that is: sums are taken in another order.
@@ -50,6 +52,7 @@ class SweepSearchCV(GridSearchCV, Sweeping):
         "random_state": ["random_state"],
         "memory_budget": [Interval(Integral, 1, None, closed="left"), None],
         "devices": [Interval(Integral, 1, None, closed="left"), None],
+        "keep_networks": ["boolean"],
     }
 
     def __init__(
@@ -69,6 +72,7 @@ class SweepSearchCV(GridSearchCV, Sweeping):
         random_state: Any = None,
         memory_budget: Any = None,
         devices: Any = None,
+        keep_networks: Any = False,
     ) -> None:
         super().__init__(
             estimator,
@@ -86,6 +90,7 @@ class SweepSearchCV(GridSearchCV, Sweeping):
         self.random_state = random_state
         self.memory_budget = memory_budget
         self.devices = devices
+        self.keep_networks = keep_networks
 
     def _run_search(self, evaluate_candidates: Any, *, callback_ctx: Any = None) -> None:
         if self.n_iter is None:

@@ -7,19 +7,22 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from sklearn.base import _fit_context, clone, is_classifier
 from sklearn.exceptions import FitFailedWarning
 from sklearn.model_selection import check_cv
 from sklearn.model_selection._search import BaseSearchCV
 from sklearn.utils import indexable
-from sklearn.utils.validation import _check_method_params
+from sklearn.utils.validation import _check_method_params, check_is_fitted
 
 from jaxbackprop.estimators.base import BaseBackprop
 from jaxbackprop.estimators.callbacks import looks_inside, told_of_candidates
 from jaxbackprop.estimators.candidates import final_step, is_ours, one_by_one, weight_name
 from jaxbackprop.estimators.evaluate import Row, Search, evaluate, evaluate_one_by_one
+from jaxbackprop.estimators.search_ensemble import Archive, SearchEnsemble, ensemble_of
 from jaxbackprop.estimators.search_plot import plot_search
+from jaxbackprop.sweeps.greedy import BAGS, LIBRARY, ROUNDS
 
 
 class Sweeping(BaseSearchCV):
@@ -27,6 +30,8 @@ class Sweeping(BaseSearchCV):
 
     memory_budget: Any = None
     devices: Any = None
+    keep_networks: Any = False
+    _archive: Archive | None = None
 
     @_fit_context(prefer_skip_nested_validation=False)
     def fit(self, X: Any, y: Any = None, **params: Any) -> Any:
@@ -48,6 +53,10 @@ class Sweeping(BaseSearchCV):
         self._checked_cv_orig = check_cv(self.cv, y, classifier=is_classifier(self.estimator))
         self._check_input_parameters(X=X, y=y, split_params=routed.splitter.split)
         self.n_splits_ = self._checked_cv_orig.get_n_splits(X, y, **routed.splitter.split)
+        self._archive = None
+        if self.keep_networks:
+            sample_weight = routed.estimator.fit.get(weight_name(self.estimator))
+            self._archive = Archive(np.asarray(y), sample_weight, self.n_splits_)
         tried: list[dict[str, Any]] = []
         rows: list[Row] = []
         more: dict[str, list[Any]] = {}
@@ -115,6 +124,27 @@ class Sweeping(BaseSearchCV):
         """
         return plot_search(self, metric, ax)
 
+    def ensemble(
+        self, *, rounds: int = ROUNDS, bags: int = BAGS, library: int = LIBRARY, seed: int = 0
+    ) -> SearchEnsemble:
+        """The candidates that predict best together, chosen with replacement on the samples that each fold holds out
+        (Caruana et al. 2004), calibrated by one temperature; nothing is trained again. The networks of all folds
+        predict, each behind the steps of its fold.
+
+        **Arguments:** `rounds`, how many are chosen in a bag at most; `bags`, of how many choices from random halves of
+        the candidates the mean is taken; `library`, how many candidates to choose from, those best alone; `seed`, of
+        the bags.
+
+        **Raises:** `NotFittedError` before `fit`; `ValueError` where the networks were not kept.
+        """
+        check_is_fitted(self, "cv_results_")
+        if self._archive is None:
+            raise ValueError(
+                f"{type(self).__name__} has not kept the networks of its folds; SweepSearchCV(…, keep_networks=True) "
+                "keeps them, where networks of ours are trained together"
+            )
+        return ensemble_of(self._archive, rounds=rounds, bags=bags, library=library, seed=seed)
+
     def _sweeps(self) -> bool:
         """Whether the engine trains the candidates; if one of our networks is out of its reach, that is said."""
         inside = is_ours(self.estimator) and looks_inside(self, final_step(self.estimator)[1])
@@ -152,6 +182,7 @@ class Sweeping(BaseSearchCV):
             self.memory_budget,
             self.devices,
             self.n_jobs,
+            self._archive,
         )
 
     def _evaluate(

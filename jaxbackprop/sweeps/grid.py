@@ -11,13 +11,16 @@ from jaxbackprop.activations import ACTIVATIONS, Activation, OneOrEach, layer_ac
 from jaxbackprop.optimizers import BELOW_ONE, OPTIMIZERS, Optimizer
 from jaxbackprop.oracle import check_slope
 
+MOST_DROPPED = 0.99  # of a layer: what is left is scaled by its inverse
+
 
 class Trial(NamedTuple):
     """The settings of one network of a sweep; what a grid leaves out has the value here.
 
     `hidden` are the widths of the hidden layers, `batch_size` None stands for the full batch, and `seed` draws the
-    initial parameters. `activation` and `optimizer` are names, or objects of one's own; a tuple of activations is one
-    for each hidden layer. The rest is as in `Hyperparameters`.
+    initial parameters, and the masks where `dropout` is above 0, the share of hidden activations that each step drops.
+    `activation` and `optimizer` are names, or objects of one's own; a tuple of activations is one for each hidden
+    layer. The rest is as in `Hyperparameters`.
     """
 
     activation: OneOrEach = "tanh"
@@ -32,6 +35,7 @@ class Trial(NamedTuple):
     seed: int = 0
     optimizer: str | Optimizer = "sgd"
     batch_size: int | None = None
+    dropout: float = 0.0
 
 
 def each_activation(trial: Trial) -> tuple[Activation, ...]:
@@ -88,6 +92,7 @@ CHECKS: dict[str, Any] = {
     "epsilon": lambda argument, value: check_real(argument, value, 0, exclusive=True),
     "seed": _seed,
     "optimizer": _optimizer,
+    "dropout": lambda argument, value: check_real(argument, value, 0, MOST_DROPPED),
     "batch_size": lambda argument, value: None if value is None else check_integer(argument, value, 1),
 }
 

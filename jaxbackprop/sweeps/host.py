@@ -77,7 +77,7 @@ class Job:
 
     def __post_init__(self) -> None:
         dtype = self.splits.dtype
-        reals = ("learning_rate", "l2", "momentum", "weight_decay", "beta_1", "beta_2", "epsilon")
+        reals = ("learning_rate", "l2", "momentum", "weight_decay", "beta_1", "beta_2", "epsilon", "dropout")
         names: dict[str, Any] = {**dict.fromkeys(reals, dtype), "seed": np.int32}
         columns = {name: np.array([getattr(t, name) for t in self.trials], kind) for name, kind in names.items()}
         object.__setattr__(self, "columns", columns)
@@ -273,6 +273,7 @@ def _call(
         run.settings,
         data,
         batches,
+        np.int32(run.epoch * program.batches),
         np.int32(epochs * program.batches),
         np.int32(times),
         np.int32(run.seats.used),

@@ -56,9 +56,10 @@ def sweep(
     **Arguments:**
     - `grid`: a dict of lists, or a list of such dicts, as scikit-learn's `ParameterGrid` takes it, with the keys
       `activation`, `hidden` (tuples of widths), `learning_rate`, `l2`, `momentum`, `weight_decay`, `beta_1`, `beta_2`,
-      `epsilon`, `seed`, `optimizer`, `batch_size` (None for the full batch). `grid.Trial` has the defaults. An
-      `Activation` or `Optimizer` of one's own may stand in place of a name; an activation's slope is held against
-      autodiff before anything is trained. A tuple of activations is one for each hidden layer.
+      `epsilon`, `dropout` (the share of hidden activations that a step drops), `seed`, `optimizer`, `batch_size` (None
+      for the full batch). `grid.Trial` has the defaults. An `Activation` or `Optimizer` of one's own may stand in place
+      of a name; an activation's slope is held against autodiff before anything is trained. A tuple of activations is
+      one for each hidden layer.
     - `X`, `y`: (n_samples, n_features) and labels of any type, or numbers to predict, or 0/1 indicators of labels.
     - `epochs`: passes over the training samples; with the full batch an epoch is one step.
     - `validation`: the share of samples to hold out, stratified; or a pair (X, y) of one's own; or None.

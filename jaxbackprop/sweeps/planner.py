@@ -73,7 +73,7 @@ class Program:
     """One compiled program: its shape, and the networks that it trains.
 
     A network is a trial on one split of the data, numbered trial * splits + split. They are trained in `chunks` chunks
-    of `size` networks; how they are dealt out to these is `arrange`'s part.
+    of `size` networks; how they are dealt out to these is `seating`'s part.
     """
 
     hidden: tuple[int, ...]
@@ -85,6 +85,7 @@ class Program:
     chunks: int
     size: int
     padded: bool
+    dropout: bool
     waste: float
     seconds: float
     compile_seconds: float
@@ -358,43 +359,10 @@ def _cut_into_chunks(
         chunks=int(rounds[pick]) * workload.devices,
         size=int(chunk_sizes[pick]),
         padded=bool((widths != np.array(hidden)).any()),
+        dropout=any(trials[n // splits].dropout > 0 for n in networks),
         waste=1 - useful / (step * len(networks)),
         seconds=seconds,
         compile_seconds=compile_seconds * (QUICK if quick else 1),
         quick=quick,
         memory=held * len(networks) + live * int(chunk_sizes[pick]) * workload.devices + data,
     )
-
-
-class Seats(NamedTuple):
-    """Which network stands where, -1 for nobody; the networks of a chunk share `activation` and `split`. The first
-    `used` chunks of every device are visited."""
-
-    networks: Int[np.ndarray, "chunks networks"]
-    activation: Int[np.ndarray, " chunks"]
-    split: Int[np.ndarray, " chunks"]
-    used: int
-
-
-def arrange(
-    program: Program, networks: Int[np.ndarray, " some"], trials: Sequence[Trial], splits: int, devices: int
-) -> Seats:
-    """Seat some of a program's networks in as few chunks as hold them, which are dealt out to the devices in turn. It
-    follows from the networks alone, so that a training taken up again computes in the same order."""
-    place = {activation: k for k, activation in enumerate(program.activations)}
-    networks = np.sort(networks)
-    own = np.array([place[each_activation(trials[n // splits])] for n in networks], int)
-    group = own * splits + networks % splits
-    order = np.argsort(group, kind="stable")
-    rows: list[np.ndarray] = []
-    for members in np.split(networks[order], np.flatnonzero(np.diff(group[order])) + 1):
-        rows += [members[start : start + program.size] for start in range(0, len(members), program.size)]
-    per_device = program.chunks // devices
-    seats = np.full((program.chunks, program.size), -1)
-    activation, split = np.zeros(program.chunks, np.int32), np.zeros(program.chunks, np.int32)
-    for number, members in enumerate(rows):
-        row = number % devices * per_device + number // devices
-        seats[row, : len(members)] = members
-        activation[row] = place[each_activation(trials[members[0] // splits])]
-        split[row] = members[0] % splits
-    return Seats(seats, activation, split, -(-len(rows) // devices))

@@ -21,12 +21,12 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxbackprop.activations import Activation
 from jaxbackprop.devices import compiler_options
 from jaxbackprop.losses import Objective
-from jaxbackprop.network import Layer, Params
 from jaxbackprop.optimizers import Hyperparameters, Optimizer
 from jaxbackprop.selection import choose_activation
 from jaxbackprop.sweeps.assessment import Metrics, evaluate
 from jaxbackprop.sweeps.stopping import Fall, Kept, Stopping, lower_rates, running_loss, scaled_rate, stop_early
-from jaxbackprop.training import State, make_step, take_batch
+from jaxbackprop.sweeps.updates import clear_padding, make_update
+from jaxbackprop.training import State, take_batch
 
 GRID_AXIS = "grid"
 AHEAD = 2**26  # bytes of batches, at most, that are taken out of the data before the chunks are visited
@@ -69,11 +69,13 @@ class Carry(NamedTuple):
 class Settings(NamedTuple):
     """What tells the networks of a program apart, for each network but for the last two, which are one a chunk.
 
-    `widths` are the true widths of the hidden layers, which padding has raised to the program's.
+    `widths` are the true widths of the hidden layers, which padding has raised to the program's; `dropout` the rates,
+    None if all of them are 0.
     """
 
     hyperparameters: Hyperparameters
     widths: Int[Array, "chunks networks hidden"]
+    dropout: Float[Array, "chunks networks"] | None
     activation: Int[Array, " chunks"]
     split: Int[Array, " chunks"]
 
@@ -108,21 +110,6 @@ class Recipe(NamedTuple):
     def runs(self) -> bool:
         """Whether the batches' losses are summed up."""
         return self.monitor == "train" or (not self.assess and self.records > 0)
-
-
-def clear_padding(gradient: Params, widths: Int[Array, " hidden"]) -> Params:
-    """Set the gradient of weights out of padded units to zero.
-
-    A padded unit starts with zero weights, into it and out of it. As nothing flows back out of it, the gradient of its
-    own weights is zero already; but its activation f(0) need not be zero, so that the next layer would learn from it.
-    """
-    return (
-        gradient[0],
-        *(
-            Layer(weight * (jnp.arange(weight.shape[1]) < width), bias)
-            for (weight, bias), width in zip(gradient[1:], widths, strict=True)
-        ),
-    )
 
 
 class Batches(NamedTuple):
@@ -184,26 +171,30 @@ def train_chunk(
     train: Batch | None,
     validation: Batch,
     batches: Batches | None,
+    first: Int[Array, ""],
     length: Int[Array, ""],
     measure: Bool[Array, ""],
     stopping: Stopping,
     fall: Fall,
     recipe: Recipe,
 ) -> Carry:
-    """Train the networks of one chunk for `length` steps and, if `measure`, evaluate them and decide which to stop.
+    """Train the networks of one chunk for `length` steps, the first of them number `first` of the training, and, if
+    `measure`, evaluate them and decide which to stop.
 
     `train` are the samples of the chunk's split: the full batch, and what a record evaluates; None where neither is
     needed.
     """
-    hyperparameters, widths = settings.hyperparameters, settings.widths
+    hyperparameters, widths, dropout = settings.hyperparameters, settings.widths, settings.dropout
     if carry.rate is not None:
         hyperparameters = hyperparameters._replace(learning_rate=carry.rate)
 
     def advance(
-        state: State, hyperparameters: Hyperparameters, widths: Array, batch: Batch
+        state: State, hyperparameters: Hyperparameters, widths: Array, rate: Any, number: Array, batch: Batch
     ) -> tuple[State, Float[Array, ""]]:
-        step = make_step(
+        step = make_update(
             hyperparameters,
+            rate,
+            number,
             activation=activation,
             optimizer=recipe.optimizer,
             objective=recipe.objective,
@@ -218,7 +209,7 @@ def train_chunk(
         assert batch is not None
         count = total_weight(batch)
         own = share_l2(hyperparameters, count) if recipe.shared_l2 else hyperparameters
-        state, value = jax.vmap(advance, in_axes=(0, 0, 0, None))(state, own, widths, batch)
+        state, value = jax.vmap(advance, (0, 0, 0, 0, None, None))(state, own, widths, dropout, first + i, batch)
         if running is not None:
             running = (running[0] + value * count, running[1] + count)
         return state, running
@@ -267,12 +258,12 @@ def at(tree: Any, index: Array) -> Any:
 def make_program(mesh: Mesh, recipe: Recipe) -> Any:
     """The compiled function
 
-        (carry, settings, data, batches, length, times, chunks, measure, stopping, fall) -> carry, curves
+        (carry, settings, data, batches, first, length, times, chunks, measure, stopping, fall) -> carry, curves
 
-    that takes `times` times `length` steps, each time with a record if `measure`. `batches` is [splits, steps,
-    batch_size], for all the steps of a call, or None for full batches; `chunks` is how many chunks of each device to
-    visit. A chunk whose networks have all stopped is left. `curves` are metrics [chunks, networks, records], NaN where
-    nothing was trained; None for no records. The carry is donated.
+    that takes `times` times `length` steps, from number `first` of the training on, each time with a record if
+    `measure`. `batches` is [splits, steps, batch_size], for all the steps of a call, or None for full batches; `chunks`
+    is how many chunks of each device to visit. A chunk whose networks have all stopped is left. `curves` are metrics
+    [chunks, networks, records], NaN where nothing was trained; None for no records. The carry is donated.
     """
 
     def run(
@@ -280,6 +271,7 @@ def make_program(mesh: Mesh, recipe: Recipe) -> Any:
         settings: Settings,
         data: Data,
         batches: Int[Array, "splits steps batch_size"] | None,
+        first: Int[Array, ""],
         length: Int[Array, ""],
         times: Int[Array, ""],
         chunks: Int[Array, ""],
@@ -309,8 +301,9 @@ def make_program(mesh: Mesh, recipe: Recipe) -> Any:
                 k, carry, curves = now
                 order = gathered and gathered._replace(first=split * steps + k * length)
                 new = train_chunk(
-                    carry, own, activation, data, train, validation, order, length, measure, stopping, fall, recipe
-                )
+                    carry, own, activation, data, train, validation, order, first + k * length, length, measure,
+                    stopping, fall, recipe,
+                )  # fmt: skip
                 if curves is not None:
                     trained = True if carry.kept is None else carry.kept.active
                     point = jax.tree.map(lambda m: jnp.where(trained, m, jnp.nan), new.metrics)

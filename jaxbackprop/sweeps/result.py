@@ -14,9 +14,14 @@ from jaxbackprop._checks import check_integer
 from jaxbackprop.data import features_first
 from jaxbackprop.losses import OBJECTIVES, Objective
 from jaxbackprop.network import Params, forward
+from jaxbackprop.sweeps.greedy import BAGS, LIBRARY, ROUNDS
 from jaxbackprop.sweeps.grid import Trial, name_of
 from jaxbackprop.sweeps.host import Job
+from jaxbackprop.sweeps.mixing import mix
+from jaxbackprop.sweeps.mixture import Mixture
 from jaxbackprop.sweeps.planner import Plan
+from jaxbackprop.sweeps.program import Metrics
+from jaxbackprop.sweeps.splits import Splits
 from jaxbackprop.sweeps.state import COMPLETED, STOPPED, Book
 
 if TYPE_CHECKING:
@@ -50,6 +55,7 @@ class SweepResult:
     targets: str
     classes: Shaped[np.ndarray, " classes"] | None
     _book: Book
+    _splits: Splits
 
     def params(self, trial: SupportsIndex, split: SupportsIndex = 0) -> Params:
         """The trained parameters of one trial, as NumPy arrays.
@@ -61,6 +67,12 @@ class SweepResult:
             shape = (len(self.trials), self._book.splits)
             raise ValueError(f"trial={trial}, split={split} is none of {shape} trials and splits")
         return self._book.params(trial * self._book.splits + split)
+
+    def split_metrics(self) -> Metrics:
+        """Loss and score of every trial on every split, of what it trained on and of what was held out: [trials,
+        splits] each."""
+        shape = (len(self.trials), self._book.splits)
+        return jax.tree.map(lambda values: np.array(values).reshape(shape), self._book.outcome())
 
     def best(self) -> int:
         """The trial with the lowest validation loss (training loss where nothing was held out) of those that were
@@ -103,6 +115,27 @@ class SweepResult:
             return (y_hat > 0.5).astype(int)
         return y_hat[:, 0] if y_hat.shape[1] == 1 else y_hat
 
+    def ensemble(self, *, rounds: int = ROUNDS, bags: int = BAGS, library: int = LIBRARY, seed: int = 0) -> Mixture:
+        """The trials that predict best together, chosen with replacement on the samples that their networks were not
+        trained on (Caruana et al. 2004), calibrated by one temperature; nothing is trained again. The networks of all
+        splits predict.
+
+        **Arguments:** `rounds`, how many are chosen in a bag at most; `bags`, of how many choices from random halves of
+        the trials the mean is taken; `library`, how many trials to choose from, those best alone; `seed`, of the bags.
+
+        **Raises:** `ValueError` if the sweep held nothing out, or no trial was trained to the end.
+        """
+        return mix(
+            self.trials,
+            self._book,
+            self._splits,
+            self.objective,
+            rounds=rounds,
+            bags=bags,
+            library=library,
+            seed=seed,
+        )
+
     def save_html(self, path: str | Path, X: Any = None, y: Any = None) -> Path:
         """A page to look at, in one file: the trials as a table and as lines through their settings, their loss curves,
         and, where X (n_samples, 2) is given, the plane as the best of them see it, with the samples and their labels y.
@@ -132,6 +165,7 @@ def make_result(job: Job, book: Book) -> SweepResult:
         targets=job.splits.targets,
         classes=job.splits.classes,
         _book=book,
+        _splits=job.splits,
     )
 
 

@@ -29,6 +29,7 @@ SETTINGS = (
     "l2",
     "momentum",
     "weight_decay",
+    "dropout",
     "seed",
     "optimizer",
     "batch_size",

@@ -13,8 +13,9 @@ from jaxbackprop.network import Params
 from jaxbackprop.optimizers import STATE_STARTS, Hyperparameters, Optimizer, is_own, layer_shapes, state_shapes
 from jaxbackprop.sweeps.assessment import Metrics
 from jaxbackprop.sweeps.grid import Trial
-from jaxbackprop.sweeps.planner import Program, Seats, arrange
+from jaxbackprop.sweeps.planner import Program
 from jaxbackprop.sweeps.program import GRID_AXIS, Carry, Settings
+from jaxbackprop.sweeps.seating import Seats, arrange
 from jaxbackprop.sweeps.state import COMPLETED, STOPPED, TRAINING, WAITING, Book
 from jaxbackprop.sweeps.stopping import Kept
 from jaxbackprop.training import State
@@ -157,8 +158,10 @@ def take_seats(
     )
     members = np.where(seats.networks >= 0, seats.networks, numbers[0]) // book.splits
     widths = np.array([trials[n].hidden for n in members.flat], np.int32).reshape(*shape, -1)
-    shared: Any = Hyperparameters(**{name: values[members] for name, values in columns.items()})
-    settings: Any = (shared, widths, seats.activation, seats.split)
+    shared: Any = {name: values[members] for name, values in columns.items()}
+    rates = shared.pop("dropout")
+    rates = rates if program.dropout else None
+    settings: Any = (Hyperparameters(**shared), widths, rates, seats.activation, seats.split)
     living = numbers[book.status[numbers] == TRAINING]
     return Run(
         program,

@@ -51,16 +51,17 @@ def logits(
     X: Float[np.ndarray, "samples features"],
     coefs: Sequence[Float[np.ndarray, "*networks _ _"]],
     intercepts: Sequence[Float[np.ndarray, "*networks _"]],
-    activation: str | tuple[str, ...],
+    activation: str | Callable[[Values], Values] | tuple[str | Callable[[Values], Values], ...],
 ) -> Float[np.ndarray, "*networks samples outputs"]:
     """z of the last layer; `coefs` are [in, out] each, the transposes of the document's W. `activation` is one for all
     hidden layers, or one for each."""
-    names = activation if isinstance(activation, tuple) else (activation,) * len(coefs)
+    each = activation if isinstance(activation, tuple) else (activation,) * len(coefs)
+    functions = [FUNCTIONS[f] if isinstance(f, str) else f for f in each]
     a = X
     for l, (coef, intercept) in enumerate(zip(coefs, intercepts, strict=True)):
         z = a @ coef
         z += intercept[..., None, :]
-        a = z if l == len(coefs) - 1 else FUNCTIONS[names[l]](z)
+        a = z if l == len(coefs) - 1 else functions[l](z)
     return a
 
 

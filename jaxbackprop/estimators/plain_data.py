@@ -1,0 +1,36 @@
+"""Settings and fitted attributes as JSON holds them, and back."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+
+def plain(name: str, value: Any) -> Any:
+    """A setting or fitted attribute as JSON holds it; tuples and numbers as keys are marked."""
+    if isinstance(value, np.random.RandomState):
+        return None  # a generator is no setting that could be read again
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, tuple):
+        return {"tuple": [plain(name, item) for item in value]}
+    if isinstance(value, Mapping):
+        return {"pairs": [[plain(name, key), plain(name, item)] for key, item in value.items()]}
+    if isinstance(value, np.ndarray):
+        return plain(name, tuple(value.tolist()))
+    if isinstance(value, list):
+        return [plain(name, item) for item in value]
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    raise ValueError(f"{name}={value!r} is nothing that JSON can hold")
+
+
+def restored(value: Any) -> Any:
+    """The inverse of `plain`."""
+    if isinstance(value, list):
+        return [restored(item) for item in value]
+    if isinstance(value, dict) and "tuple" in value:
+        return tuple(restored(item) for item in value["tuple"])
+    if isinstance(value, dict):
+        return {restored(key): restored(item) for key, item in value["pairs"]}
+    return value

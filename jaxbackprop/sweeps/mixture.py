@@ -1,0 +1,179 @@
+"""Networks that predict together: the weighted mean of their predictions, all of them in one compiled program."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float, Int, Shaped
+
+from jaxbackprop.activations import OneOrEach
+from jaxbackprop.data import features_first
+from jaxbackprop.devices import compiler_options
+from jaxbackprop.losses import Objective
+from jaxbackprop.network import Layer, Params, forward
+from jaxbackprop.sweeps.calibration import soften
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+FEWEST, MOST = 64, 2048  # samples that the program is compiled for: powers of two between them
+
+
+class Stack(NamedTuple):
+    """Networks of one depth and activation, padded with zeros to shared widths, and what each counts in the mean."""
+
+    activation: OneOrEach
+    params: Params
+    shares: Float[np.ndarray, " networks"]
+
+
+class Choice(NamedTuple):
+    """Which candidates predict together, by falling weight, and what came of it on samples not trained on.
+
+    `curve` is of the first 1, 2, … members, each with its weight: "members", "loss" and "score".
+    """
+
+    members: Int[np.ndarray, " members"]
+    weights: Float[np.ndarray, " members"]
+    temperature: float
+    score: float
+    loss: float
+    curve: dict[str, np.ndarray]
+
+
+def stack_networks(networks: Sequence[tuple[OneOrEach, Params, float]]) -> tuple[Stack, ...]:
+    """Networks, with their activations and shares, in as few stacks as hold them.
+
+    A padded unit has zero weights into it and out of it, so that it changes nothing, whatever f(0) is.
+    """
+    groups: dict[tuple, list[tuple[Params, float]]] = {}
+    for activation, params, share in networks:
+        groups.setdefault((activation, len(params)), []).append((params, share))
+    return tuple(
+        Stack(
+            activation,
+            tuple(Layer(*map(_padded, zip(*layers, strict=True))) for layers in zip(*(p for p, _ in own), strict=True)),
+            np.array([share for _, share in own], own[0][0][0].weight.dtype),
+        )
+        for (activation, _), own in groups.items()
+    )
+
+
+def _padded(arrays: Sequence[np.ndarray]) -> Any:
+    """Arrays of several shapes, stacked, each in the corner of the largest."""
+    shape = np.max([a.shape for a in arrays], axis=0)
+    room = np.zeros((len(arrays), *shape), arrays[0].dtype)
+    for own, a in zip(room, arrays, strict=True):
+        own[tuple(map(slice, a.shape))] = a
+    return room
+
+
+@cache
+def _compiled() -> Any:
+    """When it is first needed, since the compiler's options depend on the device."""
+    names = ("activations", "objective")
+    return jax.jit(_mean_prediction, static_argnames=names, compiler_options=compiler_options(quick=True))
+
+
+def _mean_prediction(
+    stacks: Any, x: Float[Array, "features samples"], *, activations: Any, objective: str | Objective
+) -> Float[Array, "outputs samples"]:
+    """Network after network, so that the activations of one stay in the cache."""
+    total = jnp.zeros((stacks[0][0][-1].bias.shape[-1], x.shape[1]), x.dtype)
+    for activation, (params, shares) in zip(activations, stacks, strict=True):
+
+        def add(total: Array, one: Any, f: Any = activation) -> tuple[Array, None]:
+            params, share = one
+            return total + share * forward(params, x, activation=f, objective=objective).activations[-1], None
+
+        total, _ = lax.scan(add, total, (params, shares))
+    return total
+
+
+def mean_prediction(
+    stacks: Sequence[Stack], x: Float[np.ndarray, "features samples"], objective: str | Objective
+) -> Float[np.ndarray, "samples outputs"]:
+    """The weighted mean of the predictions of all networks."""
+    arrays = jax.tree.map(jnp.asarray, tuple((s.params, s.shares) for s in stacks))
+    activations = tuple(s.activation for s in stacks)
+    size = min(MOST, max(FEWEST, 1 << (x.shape[1] - 1).bit_length()))
+    parts = []
+    for start in range(0, x.shape[1], size):
+        own = x[:, start : start + size]
+        room = np.pad(own, ((0, 0), (0, size - own.shape[1]))).astype(stacks[0].shares.dtype)
+        mean = _compiled()(arrays, jnp.asarray(room), activations=activations, objective=objective)
+        parts.append(np.asarray(mean)[:, : own.shape[1]].T)
+    return np.concatenate(parts)
+
+
+@dataclass(frozen=True, eq=False)
+class Mixture:
+    """An ensemble: networks of a sweep, chosen and weighted on the samples that they were not trained on.
+
+    - `members`: numbers of trials, by falling weight; `weights`, in sum 1. Each stands for its networks of all splits.
+    - `temperature`: of the probabilities; 1 for numbers to predict.
+    - `score`, `loss`: on held-out samples: accuracy or r2, and log loss (of the calibrated probabilities) or mean
+      squared error. As members, weights and temperature were chosen on the same samples, they flatter a little.
+    - `curve`: "loss" and "score" of the first 1, 2, … "members".
+    """
+
+    members: Int[np.ndarray, " members"]
+    weights: Float[np.ndarray, " members"]
+    temperature: float
+    score: float
+    loss: float
+    curve: dict[str, np.ndarray]
+    stacks: tuple[Stack, ...]
+    objective: str | Objective
+    targets: str
+    classes: Shaped[np.ndarray, " classes"] | None = None
+
+    def predict_proba(self, X: Any) -> Float[np.ndarray, "samples outputs"]:
+        """The calibrated probabilities for X (n_samples, n_features); for numbers to predict the predicted numbers."""
+        mean = mean_prediction(self.stacks, features_first(X), self.objective)
+        if self.targets in ("softmax", "sigmoid"):
+            return soften(mean, self.temperature, exclusive=self.targets == "softmax")
+        return mean
+
+    def predict(self, X: Any) -> Shaped[np.ndarray, "samples ..."]:
+        """The labels for X; 0 or 1 a label for several labels, numbers for numbers."""
+        y_hat = self.predict_proba(X)
+        if self.targets == "softmax":
+            classes = np.arange(y_hat.shape[1]) if self.classes is None else self.classes
+            return classes[np.argmax(y_hat, axis=1)]
+        if self.targets == "sigmoid":
+            return (y_hat > 0.5).astype(int)
+        return y_hat[:, 0] if y_hat.shape[1] == 1 else y_hat
+
+    def plot(self, *, ax: "Axes | None" = None) -> "Axes":
+        """The loss on held-out samples against the number of members."""
+        return plot_members(self.curve, self.targets, ax=ax)
+
+
+def plot_members(curve: dict[str, np.ndarray], targets: str, *, ax: "Axes | None" = None) -> "Axes":
+    """A curve of `Choice`: the loss to the left, the score to the right."""
+    from matplotlib.ticker import MaxNLocator
+
+    from jaxbackprop.plotting import COLORS, panels
+
+    ax = panels()[1][0, 0] if ax is None else ax
+    right = ax.twinx()
+    classifies = targets in ("softmax", "sigmoid")
+    names = ("log loss", "accuracy") if classifies else ("loss", "R²")
+    for axes, key, name, color, marker in (
+        (ax, "loss", names[0], COLORS[0], "o"),
+        (right, "score", names[1], COLORS[5], "s"),
+    ):
+        few = marker if len(curve["members"]) <= 20 else None
+        axes.plot(curve["members"], curve[key], color=color, marker=few, markersize=4, linewidth=1.8)
+        axes.set_ylabel(f"{name}, out of fold", color=color)
+        axes.spines["top"].set_visible(False)
+    right.spines["right"].set_visible(True)
+    ax.set_xlabel("members")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return ax
