@@ -321,7 +321,7 @@ def make_program(mesh: Mesh, recipe: Recipe) -> Any:
     sharded = jax.shard_map(
         run,
         mesh=mesh,
-        in_specs=(spread, spread, *[everywhere] * 8),
+        in_specs=(spread, spread, *[everywhere] * 9),
         out_specs=spread,
         check_vma=False,  # the loops' lengths are traced: nothing is communicated, so there is nothing to check
     )
