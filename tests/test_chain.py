@@ -1,6 +1,7 @@
 """Chains of layers: their gradient against autodiff, and their training."""
 
 import functools
+import time
 
 import jax
 import jax.numpy as jnp
@@ -110,3 +111,78 @@ def test_by_hand_needs_no_more_memory_than_autodiff(make):
     auto = jax.jit(jax.value_and_grad(lambda p: by_hand(p, x, y, None)[0]))
     needed = [f.lower(params).compile().memory_analysis().temp_size_in_bytes for f in (hand, auto)]
     assert needed[0] <= 1.05 * needed[1]
+
+
+def images(rng):
+    network = chain(
+        [
+            part("convolution", (8, 1, 3, 3), (8,), pad=1),
+            part("relu"),
+            part("convolution", (16, 8, 3, 3), (16,), pad=1),
+            part("relu"),
+            part("max_pool", size=2),
+            flatten(),
+            part("affine", (10, 256), (10,)),
+        ]
+    )
+    return network, rng.normal(size=(1, 8, 8, 100)), rng.integers(0, 10, 100)
+
+
+def text(rng):
+    block = [
+        residual([part("layer_norm", (32,), (32,)), self_attention(32, 4)]),
+        residual(
+            [
+                part("layer_norm", (32,), (32,)),
+                part("affine", (64, 32), (64,)),
+                part("gelu"),
+                part("affine", (32, 64), (32,)),
+            ]
+        ),
+    ]
+    network = chain(
+        [part("embedding", (32, 20)), part("positional_embedding", (32, 32)), *block, part("affine", (20, 32), (20,))]
+    )
+    x = rng.integers(0, 20, (32, 32))
+    return network, x, np.roll(x, -1, 0)
+
+
+def signals(rng):
+    network = chain([recurrent("lstm", 8, 32), part("affine", (5, 32), (5,))])
+    return network, rng.normal(size=(8, 20, 64)), rng.integers(0, 5, (20, 64))
+
+
+NOISE = 0.05  # of a step's time, which the best of many rounds may still differ by when others use the machine, too
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [images, text, signals])
+def test_a_step_by_hand_takes_no_longer_than_by_autodiff(make):
+    network, x, labels = make(np.random.default_rng(0))
+    x = jnp.asarray(x, "int32" if x.dtype == int else "float32")
+    params = network.init(jax.random.key(0))
+    classes = network.forward(params, x)[0].shape[0]
+    y = jax.nn.one_hot(jnp.asarray(labels), classes, axis=0)
+    by_hand = chain_loss_and_grad(network)
+    by_autodiff = jax.value_and_grad(lambda p, x, y: by_hand(p, x, y, None)[0])
+
+    def step_of(loss_and_grad):
+        def step(params, x, y):
+            value, gradient = loss_and_grad(params, x, y)
+            return jax.tree.map(lambda p, g: p - 1e-3 * g, params, gradient), value
+
+        return jax.jit(step)
+
+    hand, auto = step_of(lambda p, x, y: by_hand(p, x, y, None)), step_of(by_autodiff)
+
+    def seconds(step):
+        start = time.perf_counter()
+        jax.block_until_ready(step(params, x, y))
+        return time.perf_counter() - start
+
+    seconds(hand), seconds(auto)
+    rounds = [(seconds(hand), seconds(auto)) for _ in range(300)]
+    of_hand, of_auto = np.min(rounds, axis=0)
+    told = f"{1e3 * of_hand:.2f} ms by hand, {1e3 * of_auto:.2f} ms by autodiff: {of_auto / of_hand:.2f}"
+    print(make.__name__, told)
+    assert of_auto / of_hand >= 1 - NOISE, told

@@ -7,15 +7,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from layer_mutants_spatial import convolution
 from reference import QUICKLY
 
+from jaxbackprop import oracle
 from jaxbackprop.layers import FILES, find_layer
 from jaxbackprop.layers.examples import example
 from jaxbackprop.oracle import finite_difference_gradient, float64, relative_error
 
 
 def case_of(name, seed, dtype):
-    rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
+    return case_with(name, np.random.default_rng([seed, zlib.crc32(name.encode())]), dtype)
+
+
+def case_with(name, rng, dtype):
     arguments, options = example(name, rng, dtype)
     shape = jax.eval_shape(lambda *a: find_layer(name).forward(*a, **options)[0], *arguments).shape
     return arguments, options, jnp.asarray(rng.normal(size=shape), dtype)
@@ -44,36 +51,73 @@ def first_case(name):
         return arguments, options, dout, *both_gradients(name, arguments, options, dout)
 
 
-def check_against_autodiff(name, arguments, options, by_hand, right, tolerance):
-    layer = find_layer(name)
-    assert len(by_hand) == len(right) == len(layer.arguments)
+def worst_error(gradients, right):
+    """Relative to the largest entry of each; one that is zero but for rounding is measured by the others."""
     scale = max(np.max(np.abs(g)) for g in right)
-    for argument, got, expected, given in zip(layer.arguments, by_hand, right, arguments, strict=True):
-        assert got.shape == given.shape
-        assert got.dtype == given.dtype
-        # a gradient that is zero but for rounding is measured by the others
-        error = np.max(np.abs(got - expected)) / max(np.max(np.abs(expected)), 1e-3 * scale, 1e-300)
-        assert error <= tolerance, (argument, error, [a.shape for a in arguments], options)
+    tiny = np.finfo(right[0].dtype).tiny
+    errors = [
+        np.max(np.abs(got - expected)) / max(np.max(np.abs(expected)), 1e-3 * scale, tiny)
+        for got, expected in zip(gradients, right, strict=True)
+    ]
+    return float(np.max(errors))  # NaN if one is
+
+
+def check_against_autodiff(arguments, options, by_hand, right, tolerance):
+    for argument, got in zip(arguments, by_hand, strict=True):
+        assert (got.shape, got.dtype) == (argument.shape, argument.dtype)
+    error = worst_error(by_hand, right)
+    assert error <= tolerance, (error, [a.shape for a in arguments], options)
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_float64_against_autodiff(name):
     arguments, options, _, by_hand, right = first_case(name)
-    check_against_autodiff(name, arguments, options, by_hand, right, 1e-12)
+    check_against_autodiff(arguments, options, by_hand, right, 1e-12)
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_float32_against_autodiff(name):
     arguments, options, dout = case_of(name, 3, "float32")
-    check_against_autodiff(name, arguments, options, *both_gradients(name, arguments, options, dout), 1e-5)
+    check_against_autodiff(arguments, options, *both_gradients(name, arguments, options, dout), 1e-5)
+
+
+class Drawn(np.random.Generator):
+    """A generator whose integers, that is all shapes, strides, labels and choices, are hypothesis's, which can make
+    them as small as possible."""
+
+    def __init__(self, draw, seed):
+        super().__init__(np.random.PCG64(seed))
+        self.draw = draw
+
+    def integers(self, low, high=None, size=None):
+        within = st.integers(0, low - 1) if high is None else st.integers(low, high - 1)
+        if size is None:
+            return self.draw(within)
+        return np.reshape([self.draw(within) for _ in range(np.prod(size))], size)
+
+
+def ends_xla(arguments, options):
+    """Whether XLA's simplifier ends the process over autodiff of that convolution; ours pads such ones otherwise."""
+    kernel, rows = arguments[1].shape[2:], (options[key] for key in ("stride", "pad", "dilation"))
+    return (2, 2, 1, 1) in zip(kernel, *rows, strict=True)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FILES)
-def test_many_shapes_against_autodiff(name, float64):
-    for seed in range(40):
-        arguments, options, dout = case_of(name, seed, "float64")
-        check_against_autodiff(name, arguments, options, *both_gradients(name, arguments, options, dout), 1e-12)
+@settings(max_examples=40)
+@given(data=st.data(), seed=st.integers(0, 2**32 - 1), dtype=st.sampled_from(["float64", "float32"]))
+def test_many_shapes_against_autodiff(name, data, seed, dtype):
+    with oracle.float64():
+        arguments, options, dout = case_with(name, Drawn(data.draw, seed), dtype)
+        assume(not (name.startswith("convolution") and ends_xla(arguments, options)))
+        by_hand, right = both_gradients(name, arguments, options, dout)
+        tolerance = {"float64": 1e-12, "float32": 1e-5}[dtype]
+        if dtype == "float32" and worst_error(by_hand, right) > tolerance:
+            # Where terms cancel, autodiff keeps fewer digits, too: in double precision it tells how many.
+            wider = [a.astype("float64") for a in arguments]
+            _, exact = both_gradients(name, wider, options, dout.astype("float64"))
+            tolerance = max(tolerance, 4 * worst_error(right, exact))
+        check_against_autodiff(arguments, options, by_hand, right, tolerance)
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -95,6 +139,25 @@ def test_a_cache_may_leave_a_compiled_function_and_be_mapped(name, float64):
     mapped = jax.jit(jax.vmap(layer.backward), compiler_options=QUICKLY)(douts, caches)
     for one, many in zip(by_hand, mapped, strict=True):
         np.testing.assert_allclose(np.asarray(many)[1], one, rtol=1e-11, atol=1e-12)
+
+
+def test_a_convolution_that_autodiff_does_not_survive(float64):
+    layer, rng = find_layer("convolution"), np.random.default_rng(0)
+    arguments = [rng.normal(size=shape) for shape in [(2, 6, 4, 3), (2, 2, 2, 3), (2,)]]
+    assert ends_xla(arguments, {"stride": (2, 2), "pad": (1, 1), "dilation": (1, 1)})
+    dout = rng.normal(size=(2, 4, 2, 3))
+
+    @functools.partial(jax.jit, compiler_options=QUICKLY)
+    def by_hand(arguments, dout):
+        return layer.backward(dout, layer.forward(*arguments, stride=2, pad=1)[1])
+
+    first = (3, 0, 1, 2)
+    right = convolution(
+        dout.transpose(first), arguments[0].transpose(first), *arguments[1:], stride=2, pad=1, dilation=1
+    )
+    dx, *rest = by_hand(arguments, dout)
+    for got, expected in zip((np.transpose(dx, first), *rest), right, strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-12, atol=1e-13)
 
 
 @pytest.mark.parametrize("name", ["rnn", "lstm", "gru"])

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxbackprop.layers.contract import Derived, Mistake, Static
-from jaxbackprop.layers.rnn import kept, read_options
+from jaxbackprop.layers.rnn import kept, read_options, summed_over_time
 
 Sequence = Float[Array, "features time samples"]
 State = Float[Array, "units samples"]
@@ -103,7 +103,7 @@ def _through_time(
     dx = jnp.einsum("ad,tan->dtn", input_weight, dp)
     if first_alone:
         dp, dq = dp.at[1:].set(0), dq.at[1:].set(0)
-    dinput, dweight = jnp.einsum("tan,dtn->ad", dp, x), jnp.einsum("tan,thn->ah", dq, previous)
+    dinput, dweight = summed_over_time(dp, jnp.moveaxis(x, 1, 0)), summed_over_time(dq, previous)
     return dx, dstate, dinput, dweight, jnp.sum(dp, (0, 2)), jnp.sum(dq, (0, 2))
 
 

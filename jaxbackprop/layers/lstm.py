@@ -8,21 +8,20 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxbackprop.layers.contract import Derived, Mistake, Static
-from jaxbackprop.layers.rnn import kept, read_options
+from jaxbackprop.layers.rnn import kept, read_options, summed_over_time
 
 Sequence = Float[Array, "features time samples"]
 State = Float[Array, "units samples"]
 
 
 class Step(NamedTuple):
-    """What a step knows: the gates i, f, o and the candidate g, the cell before and after it, tanh of the latter."""
+    """What a step knows: the gates i, f, o and the candidate g, the cell before it, and tanh of the cell after it."""
 
     i: Array
     f: Array
     o: Array
     g: Array
     cell_before: Array
-    cell: Array
     tanh_cell: Array
 
 
@@ -47,7 +46,7 @@ def forward(
         cell = f * before + i * g
         tanh_cell = jnp.tanh(cell)
         h = o * tanh_cell
-        return (h, cell), (h, Step(i, f, o, g, before, cell, tanh_cell))
+        return (h, cell), (h, Step(i, f, o, g, before, tanh_cell))
 
     states, steps = jax.lax.scan(step, (state, jnp.zeros_like(state)), inputs)[1]
     return jnp.moveaxis(states, 0, 1), (x, state, input_weight, state_weight, states, steps, Static(truncate))
@@ -102,8 +101,8 @@ def _through_time(
     dx = jnp.einsum("ad,tan->dtn", input_weight, da)
     if first_alone:
         da = da.at[1:].set(0)
-    dinput = jnp.einsum("tan,dtn->ad", da, x)
-    return dx, dstate, dinput, jnp.einsum("tan,thn->ah", da, previous), jnp.sum(da, (0, 2))
+    dinput = summed_over_time(da, jnp.moveaxis(x, 1, 0))
+    return dx, dstate, dinput, summed_over_time(da, previous), jnp.sum(da, (0, 2))
 
 
 def _preactivation(s: Array) -> Array:
@@ -133,7 +132,7 @@ def _forget_gate_forgotten(dh: Array, dcell_next: Array, s: Step) -> ErrorsOfSte
 
 
 def _cell_for_previous(dh: Array, dcell_next: Array, s: Step) -> ErrorsOfStep:
-    return step_errors(dh, dcell_next, s._replace(cell_before=s.cell))
+    return step_errors(dh, dcell_next, s._replace(cell_before=s.f * s.cell_before + s.i * s.g))
 
 
 def _slopes_at_preactivation(dh: Array, dcell_next: Array, s: Step) -> ErrorsOfStep:

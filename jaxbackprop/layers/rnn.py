@@ -57,6 +57,14 @@ def kept(steps: int, truncate: int | None) -> Array:
     return jnp.ones(steps, bool) if truncate is None else (t % truncate != 0) | (t == 0)
 
 
+def summed_over_time(
+    errors: Float[Array, "time outputs samples"], inputs: Float[Array, "time inputs samples"]
+) -> Array:
+    """sum_t errors_t inputs_t^T. One product a step, then their sum: contracting both axes at once would have XLA
+    transpose the arrays first, which takes longer."""
+    return jnp.sum(errors @ jnp.swapaxes(inputs, 1, 2), 0)
+
+
 def backward(dout: Float[Array, "units time samples"], cache: Cache) -> tuple[Array, Array, Array, Array, Array]:
     """h_t has two readers: the output of its step, and the next step. From the last step to the first
 
