@@ -1,5 +1,6 @@
 """`jaxbackprop audit homework.py:gradient`: its exit status says right, wrong, or not run."""
 
+import re
 import subprocess
 import sys
 
@@ -200,6 +201,20 @@ def test_a_class_as_it_is_handed_in(tmp_path, capsys, old, new, status, text):
     assert "a line for every call" not in shown
     if status < 2:
         assert shown.startswith("NeuralNetwork(3, 5, 2, 'Tanh') of homework.py, backprop(X, y)")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "verdicts"),
+    [("", "", {"right"}), ("X @ self.W1 + self.b1", "X @ self.W1 - self.b1", {"wrong", "consequence"})],
+)
+def test_its_page_shows_the_forward_pass_stage_by_stage(tmp_path, capsys, old, new, verdicts):
+    path = tmp_path / "homework.py"
+    path.write_text(NETWORK.replace(old, new) if old else NETWORK)
+    main(str(path), activation="tanh", html=tmp_path / "page.html")
+    boxes = re.findall(r'class="box (\w+)" data-stage="(\w+)"', (tmp_path / "page.html").read_text())
+    assert {"z1", "a1", "z2", "a2"} <= {stage for _, stage in boxes}
+    assert {verdict for verdict, _ in boxes} == verdicts
+    assert ("wrong", "z1") in boxes or not old
 
 
 def test_a_notebook(tmp_path, capsys):

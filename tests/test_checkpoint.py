@@ -219,12 +219,13 @@ import sys, numpy as np, jaxbackprop as jb
 from jaxbackprop import data
 moons = data.load("moons", samples=40)
 print("ready", flush=True)
-jb.sweep({"hidden": [(40, 40)], "seed": range(200)}, moons.X, moons.y, epochs=10**6, record_every=1, progress=False,
+jb.sweep({"hidden": [(40, 40)], "seed": range(200)}, moons.X, moons.y, epochs=30_000, record_every=1, progress=False,
          checkpoint=sys.argv[1], checkpoint_every=0.0)
 """
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_a_kill_at_any_moment_leaves_a_whole_checkpoint(tmp_path):
     generator = np.random.default_rng(0)
     for _ in range(4):
@@ -232,7 +233,7 @@ def test_a_kill_at_any_moment_leaves_a_whole_checkpoint(tmp_path):
         try:
             assert child.stdout is not None
             child.stdout.readline()
-            deadline = time.monotonic() + 60
+            deadline = time.monotonic() + 200
             while not (tmp_path / "sweep.safetensors").exists() and time.monotonic() < deadline:
                 time.sleep(0.02)
             time.sleep(generator.uniform(0.1, 1.5))

@@ -6,6 +6,7 @@ of the mini-batches.
 """
 
 import functools
+import re
 import shutil
 import tempfile
 from itertools import product
@@ -62,6 +63,7 @@ class Case(NamedTuple):
     double: bool = False
     programs: int = 40
     chunk: int = 10**6
+    tight: bool = False
     ending: str = "none"
     moment: int = 1
     other_devices: int = 1
@@ -85,6 +87,7 @@ CASES = st.builds(
     double=st.sampled_from([True, True, False]),
     programs=st.sampled_from([40, 1]),
     chunk=st.sampled_from([10**6, 600]),
+    tight=st.booleans(),
     ending=st.sampled_from(["none", "Ctrl-C", "kill"]),
     moment=st.integers(1, 8),
     other_devices=st.sampled_from([1, 2, 8]),
@@ -116,7 +119,8 @@ def run(case: Case):
             patch.setattr(planner, "MAX_PROGRAMS", programs)
             patch.setattr(planner, "CACHE", chunk)
             patch.setattr("jaxbackprop.sweeps.interface.CACHE", chunk)
-            return jb.sweep(
+            train = functools.partial(
+                jb.sweep,
                 grid_of(case),
                 MOONS.X,
                 TARGETS[case.objective],
@@ -134,6 +138,11 @@ def run(case: Case):
                 checkpoint=None if case.ending == "none" else directory / "runs",
                 checkpoint_every=0.0,
             )
+            if not case.tight:
+                return train()
+            with pytest.raises(ValueError, match=r"memory_budget=\S+ MiB is too little") as refusal:
+                train(memory_budget=1)
+            return train(memory_budget=int(re.search(r"([\d,]+) bytes", str(refusal.value))[1].replace(",", "")))
 
     try:
         if case.ending == "none":

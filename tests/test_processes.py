@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 PROGRAM = Path(__file__).parent / "sweep_program.py"
-TIMEOUT = 100
+TIMEOUT = 100  # of a pair of processes; some tests start two pairs
+pytestmark = pytest.mark.timeout(300)
 
 
 def start(out, environment=None, **options):

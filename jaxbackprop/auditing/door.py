@@ -9,7 +9,7 @@ import numpy as np
 from jaxbackprop.auditing.calling import is_gradient
 from jaxbackprop.auditing.class_form import BACKWARD, find_method
 from jaxbackprop.auditing.hand_in import HandIn, NotRun, quiet, told
-from jaxbackprop.auditing.parts import PartFinding, look_at_parts
+from jaxbackprop.auditing.parts import PartFinding, forward_stages, look_at_parts
 from jaxbackprop.auditing.penalties import Penalty, find_penalty, usual_strength
 from jaxbackprop.auditing.places import add_lines, name_by_slope, wrong_stage
 from jaxbackprop.auditing.report import Report, StageReport, wrap
@@ -30,9 +30,11 @@ from jaxbackprop.auditing.yardstick import (
 
 
 class Outcome(NamedTuple):
-    """What is found with one activation."""
+    """What is found with one activation; `forward` says whether the stages of the forward pass are right, as far as
+    they were seen."""
 
     parts: list[PartFinding]
+    forward: dict[str, bool]
     report: Report
     stages: StageReport | None = None
 
@@ -68,7 +70,7 @@ class HandInReport:
     def __str__(self) -> str:
         blocks, signs = [self.title], dict[str, list[tuple[str, str | None]]]()
         known: set[PartFinding] = set()  # a note is told once
-        for name, (parts, report, stages) in self.outcomes.items():
+        for name, (parts, _, report, stages) in self.outcomes.items():
             new = [part for part in parts if part.wrong or part not in known]
             known.update(parts)
             told_of = [wrap(("Wrong: " if part.wrong else "Note: ") + part.sentence + ".") for part in new]
@@ -151,7 +153,7 @@ def audit_one(hand_in: HandIn, subject: Subject, name: str, word: Any, l2: float
     with watched(subject.function):
         run = run_at(leaves)
     with quiet(hand_in.printed):
-        parts = look_at_parts(subject, run, right, name, word)
+        parts, forward = look_at_parts(subject, run, right, name, word), forward_stages(run, right)
     if penalty.note:
         parts.append(PartFinding("penalty", penalty.note, False))
     report = examine(gradient, right.witness(), right.structure, right.args, rng, points=4, network=right.network,
@@ -159,7 +161,8 @@ def audit_one(hand_in: HandIn, subject: Subject, name: str, word: Any, l2: float
     if report.ok:
         parts += other_sizes(hand_in, subject, name, word, l2, rng)
         told_of = any(name.startswith("d") and not is_gradient(name) for name in run.told)
-        return Outcome(parts, report, wrong_stage(subject, right, leaves, run_at, all_of=True) if told_of else None)
+        stages = wrong_stage(subject, right, leaves, run_at, all_of=True) if told_of else None
+        return Outcome(parts, forward, report, stages)
     with quiet(hand_in.printed):
         report = name_by_slope(report, subject, right, leaves, subject.gradient(run), name, word, parts)
         by_slope = any(part.code == "slope" for part in parts)
@@ -167,7 +170,7 @@ def audit_one(hand_in: HandIn, subject: Subject, name: str, word: Any, l2: float
         if stages is not None and (stages.first_wrong or "dW").startswith(("dW", "db")):
             stages = None  # the gradient's own report says as much
     parts, report = add_lines(hand_in, subject, name, parts, report, stages)
-    return Outcome(parts, report, stages)
+    return Outcome(parts, forward, report, stages)
 
 
 def own_penalty(hand_in: HandIn, subject: Subject, name: str, word: Any, leaves: Leaves, data: Data) -> Penalty:

@@ -55,8 +55,11 @@ def find_pairs(findings: Sequence[Finding]) -> Pairs | None:
     return None
 
 
-def verdicts_of(pairs: Pairs, stages: Sequence[StageFinding] = (), first_wrong: str = "") -> Verdicts:
-    """What is known of each stage. `first_wrong` is that of the forward pass, if it was looked at and is wrong."""
+def verdicts_of(
+    pairs: Pairs, stages: Sequence[StageFinding] = (), forward: Mapping[str, bool] | None = None
+) -> Verdicts:
+    """What is known of each stage. `forward` says of those of the forward pass that were seen whether they are right;
+    what follows the first wrong one is its consequence."""
     known: Verdicts = {}
     sources: dict[str, int] = {}  # the layer that a mistake in delta enters at, by its explanation
     for l, (weight, bias) in reversed(list(enumerate(pairs.layers, start=1))):
@@ -73,8 +76,10 @@ def verdicts_of(pairs: Pairs, stages: Sequence[StageFinding] = (), first_wrong: 
         for name, leaf in ((f"dW{l}", weight), (f"db{l}", bias)):
             if leaf.explanation == cause.explanation:
                 known[name] = "consequence"
-    if first_wrong:
-        known["a" + str(pairs.depth) if first_wrong == "probs" else first_wrong] = "wrong"
+    wrong = False
+    for name, ok in (forward or {}).items():
+        known[f"a{pairs.depth}" if name == "probs" else name] = "right" if ok else "consequence" if wrong else "wrong"
+        wrong |= not ok
     return known | stage_verdicts(stages, pairs.depth)
 
 

@@ -1,6 +1,6 @@
 """An audit as a page to look at: the network with its verdicts, each mistake beside its formula, each leaf as a map."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,15 +48,20 @@ def save_reports(path: str | Path, reports: Sequence[Any], title: str = "") -> P
 
 
 def gradient_part(
-    report: Report, stages: Sequence[StageFinding] = (), first_wrong: str = "", *, within: bool = False
+    report: Report,
+    stages: Sequence[StageFinding] = (),
+    forward: Mapping[str, bool] | None = None,
+    *,
+    within: bool = False,
 ) -> str:
     """One gradient without its headline: the network, the mistakes, the leaves; `within` a part of the page."""
     pairs = find_pairs(report.findings)
     parts = []
     parts += [f'<p class="quiet">{text(remark)}</p>' for remark in report.remarks()[len(mistakes(report)) :]]
     if pairs is not None:
-        verdicts = verdicts_of(pairs, stages, first_wrong)
-        used = [name for name in MARKS if name in verdicts.values() or name == "unseen"]
+        verdicts = verdicts_of(pairs, stages, forward)
+        everything = 5 * pairs.depth <= len(verdicts)  # z, a, delta, dW and db of each layer
+        used = [name for name in MARKS if name in verdicts.values() or (name == "unseen" and not everything)]
         parts.append(subheading("The network, stage by stage", within))
         parts.append(f'<div class="scroll">{draw_network(pairs.depth, verdicts)}</div>')
         parts.append(f'<p class="marks">{"".join(map(mark, used))}</p>')
@@ -173,13 +178,10 @@ def hand_in_part(report: Any) -> str:
         among = f" ({len(names)} activations tried)" if len(names) > 1 else ""
         sentence = f"Wrong for {listed(wrong)}{among}." if wrong else f"Right for {listed(names)}."
     parts = [headline(sentence, report.ok)]
-    for name, (found, one, stages) in report.outcomes.items():
-        first_wrong = next(
-            (p.sentence.rsplit("first in ", 1)[-1] for p in found if p.code == "forward" and p.wrong), ""
-        )
+    for name, (found, forward, one, stages) in report.outcomes.items():
         said = [f"<p><b>{'Wrong' if part.wrong else 'Note'}:</b> {prose(part.sentence)}.</p>" for part in found]
         seen = () if stages is None else stages.findings
-        body = "".join([*said, gradient_part(one, seen, first_wrong, within=len(names) > 1)])
+        body = "".join([*said, gradient_part(one, seen, forward, within=len(names) > 1)])
         body += "" if stages is None else stages_part(stages, alone=False)
         if len(names) == 1:
             parts.append(body)

@@ -175,8 +175,8 @@ def plan_trials(trials: Sequence[Trial], workload: Workload) -> Plan:
     )
     if plan.memory > workload.memory_budget:
         raise ValueError(
-            f"memory_budget={workload.memory_budget / 2**20:.0f} MiB is too little: the sweep needs at least "
-            f"{plan.memory / 2**20:.0f} MiB; raise it, or train fewer or smaller networks at once"
+            f"memory_budget={workload.memory_budget / 2**20:.3g} MiB is too little: the sweep needs at least "
+            f"{plan.memory:,} bytes, {plan.memory / 2**20:.3g} MiB; raise it, or train fewer or smaller networks"
         )
     return plan
 
