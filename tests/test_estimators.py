@@ -293,7 +293,7 @@ def test_bad_input(as_users_run_it):
         BackpropRegressor(solver="sgd", learning_rate_init=1e6).fit(*DIABETES)
     with pytest.raises(ValueError, match="partial_fit does not support early_stopping"):
         BackpropClassifier(early_stopping=True).partial_fit(X, Y, classes=[0, 1, 2])
-    with pytest.raises(ValueError, match="memory_budget=0.000954 MiB is too little"):
+    with pytest.raises(ValueError, match=r"memory_budget=0\.000954 MiB is too little"):
         BackpropClassifier(memory_budget=1000).fit(X, Y)
     with pytest.raises(ValueError, match="devices=99, but JAX has"):
         BackpropClassifier(devices=99).fit(X, Y)
