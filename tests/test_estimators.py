@@ -293,7 +293,7 @@ def test_bad_input(as_users_run_it):
         BackpropRegressor(solver="sgd", learning_rate_init=1e6).fit(*DIABETES)
     with pytest.raises(ValueError, match="partial_fit does not support early_stopping"):
         BackpropClassifier(early_stopping=True).partial_fit(X, Y, classes=[0, 1, 2])
-    with pytest.raises(ValueError, match="memory_budget=0 MiB is too little"):
+    with pytest.raises(ValueError, match=r"memory_budget=0\.000954 MiB is too little"):
         BackpropClassifier(memory_budget=1000).fit(X, Y)
     with pytest.raises(ValueError, match="devices=99, but JAX has"):
         BackpropClassifier(devices=99).fit(X, Y)
@@ -305,3 +305,20 @@ def test_it_says_when_it_has_not_converged(capsys):
     with pytest.warns(ConvergenceWarning, match="Maximum iterations"):
         BackpropClassifier(**dict(TINY, max_iter=2), verbose=True).fit(X, Y)
     assert capsys.readouterr().out.startswith("Iteration 1, loss = ")
+
+
+@pytest.mark.parametrize("settings", [{}, {"early_stopping": True}, {"solver": "sgd", "learning_rate": "adaptive"}])
+def test_it_says_why_it_has_stopped(settings, capsys):
+    settings = dict(TINY, max_iter=100, tol=0.5, n_iter_no_change=2, verbose=True, dtype="float64", **settings)
+    said = []
+    for kind in (BackpropClassifier, MLPClassifier):
+        own = {key: value for key, value in settings.items() if kind is BackpropClassifier or key != "dtype"}
+        kind(**own).fit(X, Y)
+        said.append(capsys.readouterr().out.splitlines()[-1])
+    assert said[0] == said[1]
+    assert said[0].endswith("Stopping.")
+
+
+def test_the_largest_seed_is_one():
+    settings = dict(TINY, random_state=2**32 - 1, solver="sgd", shuffle=False)
+    assert_same_network(BackpropClassifier(**settings, dtype="float64").fit(X, Y), MLPClassifier(**settings).fit(X, Y))

@@ -102,6 +102,15 @@ def test_every_damage_is_refused(model, tmp_path):
             load(path)
 
 
+def test_settings_may_have_changed_since_the_fit(tmp_path):
+    X, y = np.random.default_rng(0).normal(size=(40, 3)), np.arange(40) % 2
+    model = BackpropClassifier((4, 3), max_iter=5, random_state=0).fit(X, y)
+    model.set_params(solver="sgd", hidden_layer_sizes=(7,), batch_size=10)
+    again = load(save(model, tmp_path / "a.safetensors"))
+    np.testing.assert_array_equal(again.predict_proba(X), model.predict_proba(X))
+    assert again.fit(X, y).coefs_[0].shape == (3, 7)
+
+
 def test_the_velocity_of_older_files_is_understood(tmp_path, monkeypatch):
     """Those of format 1 hold the sum of the gradients in its place: the velocity over minus the learning rate."""
     X, y = np.random.default_rng(0).normal(size=(40, 3)), np.arange(40) % 2

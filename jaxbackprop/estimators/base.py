@@ -199,6 +199,8 @@ class BaseBackprop(Settings):
             watch = after and self._watch(after)
             course = train_one(trial, splits, schedule, self._machine(), warm, report, watch)
             self._take(course, trial, len(train), restart)
+        if self.verbose and course.stale >= schedule.stopping.patience:
+            print(self._why_it_stopped())
         if course.interrupted:
             warnings.warn("Training interrupted by user.", stacklevel=3)
         elif self.n_iter_ == epochs and not incremental:
@@ -272,6 +274,15 @@ class BaseBackprop(Settings):
                     print(f"Validation score: {score:f}")
 
         return report
+
+    def _why_it_stopped(self) -> str:
+        """In scikit-learn's words."""
+        what = "Validation score" if self.early_stopping else "Training loss"
+        falls = self.solver == "sgd" and self.learning_rate == "adaptive"
+        return (
+            f"{what} did not improve more than tol={self.tol:f} for {self.n_iter_no_change} consecutive epochs. "
+            f"{'Learning rate too small. ' if falls else ''}Stopping."
+        )
 
     def _take(self, course: Course, trial: Trial, samples: int, restart: bool) -> None:
         """The attributes that scikit-learn's estimators have after `fit`."""

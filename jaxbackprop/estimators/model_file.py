@@ -137,10 +137,11 @@ def _rebuild(about: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Base
     layers = estimator.n_layers_ - 1
     estimator.coefs_ = [np.array(arrays[f"coefs/{l}"]) for l in range(layers)]
     estimator.intercepts_ = [np.array(arrays[f"intercepts/{l}"]) for l in range(layers)]
-    widths = [estimator.n_features_in_, *estimator._hidden(), estimator.n_outputs_]
+    # The widths of the hidden layers may have been set anew after `fit`: the arrays are those that were trained.
+    widths = [estimator.n_features_in_, *(len(bias) for bias in estimator.intercepts_[:-1]), estimator.n_outputs_]
     shapes = [(*coef.shape, *bias.shape) for coef, bias in zip(estimator.coefs_, estimator.intercepts_, strict=True)]
     if shapes != [(n, m, m) for n, m in pairwise(widths)]:
-        raise ValueError(f"its arrays have shapes {shapes}, its settings call for the widths {widths}")
+        raise ValueError(f"its arrays have shapes {shapes}, which do not make the widths {widths}")
     if isinstance(estimator, BackpropClassifier):
         labels = about["labels"]
         binarizer = LabelBinarizer()

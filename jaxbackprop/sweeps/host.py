@@ -78,7 +78,7 @@ class Job:
     def __post_init__(self) -> None:
         dtype = self.splits.dtype
         reals = ("learning_rate", "l2", "momentum", "weight_decay", "beta_1", "beta_2", "epsilon", "dropout")
-        names: dict[str, Any] = {**dict.fromkeys(reals, dtype), "seed": np.int32}
+        names: dict[str, Any] = {**dict.fromkeys(reals, dtype), "seed": np.uint32}
         columns = {name: np.array([getattr(t, name) for t in self.trials], kind) for name, kind in names.items()}
         object.__setattr__(self, "columns", columns)
 
