@@ -1,5 +1,7 @@
-"""One command for each habit: `nox -s tests`, tests_slow, sklearn_tests, lint, typecheck, experiments, benchmark."""
+"""One command for each habit: `nox -s tests`, tests_slow, sklearn_tests, lint, typecheck, experiments, benchmark,
+build."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -10,6 +12,7 @@ nox.options.error_on_missing_interpreters = False  # tests run on those that are
 nox.options.reuse_existing_virtualenvs = True
 
 FIGURES = Path("experiments/figures")
+DIST = Path("dist")
 
 
 @nox.session(python=["3.11", "3.12", "3.13", "3.14"])
@@ -77,6 +80,22 @@ def tests_gpu(session: nox.Session) -> None:
         session.skip("no NVIDIA GPU on this machine: nvidia-smi was not found")
     session.install("-e", ".[test,cuda]")
     session.run("pytest", *session.posargs, env={"JAX_PLATFORMS": "cuda,cpu"})
+
+
+@nox.session
+def build(session: nox.Session) -> None:
+    """A wheel and an sdist under dist/; each is installed into a fresh environment and tried there."""
+    session.install("build>=1.2")
+    shutil.rmtree(DIST, ignore_errors=True)
+    session.run("python", "-m", "build", "--outdir", str(DIST))
+    smoke = Path("tests/smoke.py").resolve()
+    for archive in sorted(DIST.resolve().iterdir()):
+        fresh = Path(session.create_tmp()).resolve() / ("wheel" if archive.suffix == ".whl" else "sdist")
+        session.run("python", "-m", "venv", "--clear", str(fresh))
+        python = str(fresh / ("Scripts" if os.name == "nt" else "bin") / "python")
+        session.run(python, "-m", "pip", "install", "--quiet", str(archive), external=True)
+        with session.chdir(fresh):  # not in the repository, where the package itself would be found
+            session.run(python, "-I", "-W", "error", str(smoke), external=True, env={"PYTHONPATH": None})
 
 
 def _keep_figures(out: Path) -> None:
