@@ -1,4 +1,4 @@
-"""Does an installed package work? Run by `nox -s build` with the Python that it was installed for: no test tool is there.
+"""Does an installed package work? `nox -s build` runs this with the Python that it was installed for, without pytest.
 
 It imports the package, trains a small sweep, and audits two small files with the command that was installed.
 """
