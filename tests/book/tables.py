@@ -65,7 +65,9 @@ def peers(numbers: Mapping[str, Any], hidden: str) -> str:
     for key, row in numbers["peers"][hidden].items():
         if key in NAMES:
             share = row["of_c"]
-            rows.append((NAMES[key], f"{row['network_steps_per_second']:,.0f}", "-" if share is None else f"{share:.2g}"))
+            rows.append(
+                (NAMES[key], f"{row['network_steps_per_second']:,.0f}", "-" if share is None else f"{share:.2g}")
+            )
     return markdown(("program", "network-steps a second", "of the C program"), rows)
 
 
