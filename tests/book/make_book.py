@@ -98,7 +98,7 @@ class Site:
                 link += f'<a class="line" href="{page}#{anchor}-{line}">line {line}</a>'
             return link
 
-        return re.sub(r"(?<!>)<code>(?P<name>[\w.]+(?:\(\))?)</code>(?!</a>)", linked, html)
+        return re.sub(r'(?<!">)<code>(?P<name>[\w.]+(?:\(\))?)</code>(?!</a>)', linked, html)
 
     def write(self, file: str, title: str, body: str, sections: list[tuple[str, str]], depth: int = 0) -> None:
         """A page in the book's frame."""

@@ -1,6 +1,7 @@
 """The reference: pdoc's pages of the public modules, with typeset formulas and an example for every public name."""
 
 import importlib
+import re
 import types
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +10,10 @@ from typing import Any
 import pdoc
 import pdoc.doc
 import pdoc.render
+from markupsafe import Markup
+from pygments import highlight
 from pygments.formatters import HtmlFormatter
+from pygments.lexers import PythonLexer
 from typeset import shown_formulas
 
 import jaxbackprop
@@ -93,10 +97,34 @@ def named(name: str, modules: Modules) -> Any:
     return module.get(where[1]) if where[1] else module
 
 
+def highlighted(doc: pdoc.doc.Doc) -> Markup:
+    """The source of something, its lines numbered as in its file; pdoc's own numbers are one too high."""
+    start = doc.source_lines[0] if doc.source_lines else 1
+    formatter = HtmlFormatter(
+        cssclass="pdoc-code codehilite",
+        linenos="inline",
+        anchorlinenos=True,
+        linespans=doc.qualname or "L",
+        linenostart=max(1, start),
+    )
+    return Markup(highlight(doc.source, PythonLexer(), formatter))
+
+
+def without_dead_ends(html: str) -> str:
+    """A page without links to its own members that it does not show, as those inherited from a private class."""
+    places = set(re.findall(r'id="([^"]+)"', html))
+
+    def kept(match: re.Match[str]) -> str:
+        return match[0] if match[1] in places else match[2]
+
+    return re.sub(r'<a href="#([^"]+)">(.*?)</a>', kept, html)
+
+
 def configure(chapters: list[tuple[str, str]]) -> None:
     """Set pdoc up: our templates over its own, and what they need to know."""
     pdoc.render.configure(docformat="markdown", template_directory=HERE / "templates")
     dark = HtmlFormatter(style="github-dark").get_style_defs(".pdoc-code")
+    pdoc.render.env.filters["highlight"] = highlighted
     pdoc.render.env.globals.update(chapters=chapters, dark_code=dark, reference=NAMES)
 
 
@@ -105,6 +133,7 @@ def write_reference(modules: Modules, placed: list[str], out: Path) -> None:
     for name, module in modules.items():
         page = out / f"{name.replace('.', '/')}.html"
         page.parent.mkdir(parents=True, exist_ok=True)
-        page.write_text(shown_formulas(pdoc.render.html_module(module, modules), placed), encoding="utf-8")
+        html = without_dead_ends(pdoc.render.html_module(module, modules))
+        page.write_text(shown_formulas(html, placed), encoding="utf-8")
     index = shown_formulas(pdoc.render.search_index(modules), [" "] * len(placed))
     (out / "search.js").write_text(index, encoding="utf-8")

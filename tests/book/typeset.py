@@ -1,9 +1,10 @@
-"""Markdown to HTML, with the formulas between dollar signs as MathML: a browser sets them without any script or font."""
+"""Markdown to HTML, with the formulas between dollar signs as MathML, which a browser sets without script or font."""
 
 import re
 from collections.abc import Callable
 from functools import cache
 from html import escape
+from itertools import pairwise
 
 from latex2mathml.converter import convert
 from markdown_it import MarkdownIt
@@ -67,7 +68,7 @@ def to_html(text: str, address: Callable[[str], str]) -> tuple[str, list[tuple[i
     parser.add_render_rule("table_close", lambda *_: "</table></div>\n")
     tokens = parser.parse(hidden_formulas(text, formulas))
     headings = []
-    for token, inside in zip(tokens, tokens[1:], strict=False):
+    for token, inside in pairwise(tokens):
         if token.type == "heading_open":
             title = "".join(child.content for child in inside.children or [])
             token.attrSet("id", slug(title))
