@@ -120,6 +120,12 @@ def without_dead_ends(html: str) -> str:
     return re.sub(r'<a href="#([^"]+)">(.*?)</a>', kept, html)
 
 
+def with_short_types(html: str) -> str:
+    """A page whose arrays are called as the code calls them: `Float[Array, "…"]`, not by the modules they come from."""
+    html = re.sub(r'(?:<span class="n">(?:jaxtyping|jaxlib|_jax)</span><span class="o">\.</span>)+', "", html)
+    return re.sub(r"jaxtyping\.(?=[A-Z])|jaxlib\._jax\.(?=Array)", "", html)
+
+
 def configure(chapters: list[tuple[str, str]]) -> None:
     """Set pdoc up: our templates over its own, and what they need to know."""
     pdoc.render.configure(docformat="markdown", template_directory=HERE / "templates")
@@ -133,7 +139,7 @@ def write_reference(modules: Modules, placed: list[str], out: Path) -> None:
     for name, module in modules.items():
         page = out / f"{name.replace('.', '/')}.html"
         page.parent.mkdir(parents=True, exist_ok=True)
-        html = without_dead_ends(pdoc.render.html_module(module, modules))
+        html = with_short_types(without_dead_ends(pdoc.render.html_module(module, modules)))
         page.write_text(shown_formulas(html, placed), encoding="utf-8")
     index = shown_formulas(pdoc.render.search_index(modules), [" "] * len(placed))
     (out / "search.js").write_text(index, encoding="utf-8")

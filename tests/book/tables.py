@@ -40,12 +40,11 @@ def replace(path: Path, name: str, table: str) -> None:
 
     **Raises:** `ValueError` if the file has no place of that name.
     """
-    text = path.read_text(encoding="utf-8")
-    start, end = f"<!-- table: {name} -->\n\n", "\n\n<!-- end -->"
-    if start not in text:
+    head, start, rest = path.read_text(encoding="utf-8").partition(f"<!-- table: {name} -->")
+    _, end, tail = rest.partition("<!-- end -->")
+    if not end:
         raise ValueError(f"{path} has no place for the table {name}")
-    head, _, rest = text.partition(start)
-    path.write_text(head + start + table + end + rest.partition(end)[2], encoding="utf-8")
+    path.write_text(f"{head}{start}\n\n{table}\n\n{end}{tail}", encoding="utf-8")
 
 
 def errata() -> str:
