@@ -26,7 +26,7 @@ from peers import L2, SAMPLES, Outcome, Peer, Run, Task, clocked, make_task, som
 
 from jaxbackprop import plan, use_all_cores
 from jaxbackprop.data import load, standardize
-from jaxbackprop.plotting import COLORS, DASHES, MARKERS, save_figure
+from jaxbackprop.plotting import COLORS, DASHES, MARKERS, panels, save_figure
 
 SWEEP, FIT, GRAD, TORCH = "sweep", "vmap(fit), sharded", "vmap(grad), samples first", "PyTorch vmap"
 NUMPY, SKLEARN, C = "NumPy loop", "scikit-learn", "C, -Ofast"
@@ -214,13 +214,13 @@ def measure_growth(size: Size) -> dict[int, float]:
     return {n: 1e6 * best[str(n)].seconds / (n * size.growth_steps) for n in size.growth}
 
 
-def draw(panels: Sequence[tuple[str, Sequence[int], Rates]], cores: int, path: Path) -> Path:
+def draw(curves: Sequence[tuple[str, Sequence[int], Rates]], cores: int, path: Path) -> Path:
     """Network-steps a second against the number of networks and against the hidden width."""
-    figure, axes = panels(1, len(panels), width=5.6, height=4.6)
-    low = min(min(curve.values()) for _, _, rates in panels for curve in rates.values())
-    high = max(max(curve.values()) for _, _, rates in panels for curve in rates.values())
+    figure, axes = panels(1, len(curves), width=5.6, height=4.6)
+    low = min(min(curve.values()) for _, _, rates in curves for curve in rates.values())
+    high = max(max(curve.values()) for _, _, rates in curves for curve in rates.values())
     order = list(EXPECTED)
-    for ax, (label, xs, rates) in zip(axes[0], panels, strict=True):
+    for ax, (label, xs, rates) in zip(axes[0], curves, strict=True):
         for name, curve in rates.items():
             k = order.index(name)
             style = {"color": INKS[k], "marker": MARKERS[k], "linestyle": DASHES[k % len(DASHES)]}
@@ -384,9 +384,9 @@ def measure(out: Path, size: Size, c: Peer | None) -> pd.DataFrame:
     printed = summary.assign(goal=["≥ " * g.least + "≤ " * (not g.least) + f"{g.goal:g}" for g in goals])
     show(printed.drop(columns="least"), measured="{:.3g}")
 
-    panels = [("networks of 3 hidden units", size.counts, by_count)]
-    panels += [(f"hidden units of {size.networks} networks", size.hidden, by_width)]
-    print("saved", draw(panels, cores, out / "throughput.png"))
+    curves = [("networks of 3 hidden units", size.counts, by_count)]
+    curves += [(f"hidden units of {size.networks} networks", size.hidden, by_width)]
+    print("saved", draw(curves, cores, out / "throughput.png"))
     numbers["seconds"] = time.perf_counter() - start
     print("saved", save_json(numbers, out / "throughput.json"), f"after {numbers['seconds']:.0f} s")
     return summary
