@@ -1,5 +1,6 @@
-"""One command for each habit: `nox -s tests`, tests_slow, sklearn_tests, lint, typecheck, experiments, benchmark."""
+"""One command for each habit: `nox -s tests`, lint, typecheck, experiments, benchmark, docs, build, and more below."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -10,6 +11,7 @@ nox.options.error_on_missing_interpreters = False  # tests run on those that are
 nox.options.reuse_existing_virtualenvs = True
 
 FIGURES = Path("experiments/figures")
+DIST = Path("dist")
 
 
 @nox.session(python=["3.11", "3.12", "3.13", "3.14"])
@@ -51,23 +53,38 @@ def typecheck(session: nox.Session) -> None:
 
 @nox.session
 def experiments(session: nox.Session) -> None:
-    """Every experiment at full size; redraws the figures of the README."""
+    """Every experiment at full size; redraws the figures of README and book."""
     session.install("-e", ".[test]")
     out = Path(session.create_tmp()) / "results"
     for script in sorted(Path("experiments").glob("*.py")):
-        # peers is a part of throughput, and that is a benchmark: see that session.
-        if script.stem not in ("throughput", "peers"):
+        # What measures speed is a benchmark, with its parts: see that session.
+        if script.stem not in ("throughput", "peers", "versus_sklearn"):
             session.run("python", str(script), "--out", str(out))
     _keep_figures(out)
 
 
 @nox.session
 def benchmark(session: nox.Session) -> None:
-    """Network-steps a second beside other programs; takes minutes, and a quiet machine."""
+    """Every number of speed in README and book, with its figures; takes an hour, and a quiet machine.
+
+    With the name of a script, `nox -s benchmark -- throughput`, that one alone.
+    """
     session.install("-e", ".[test]")
     out = Path(session.create_tmp()) / "results"
-    session.run("python", "experiments/throughput.py", "--out", str(out), *session.posargs)
+    shutil.rmtree(out, ignore_errors=True)
+    for script in session.posargs or ("throughput", "versus_sklearn"):
+        session.run("python", f"experiments/{script}.py", "--out", str(out))
     _keep_figures(out)
+    session.run("python", "tests/book/tables.py", str(out))
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The book, a static site, under dist/book: README, chapters, reference, experiments."""
+    session.install("-e", ".[test]")
+    session.run("python", "tests/book/tables.py")
+    session.run("python", "tests/book/make_book.py", *session.posargs)
+    session.log("open dist/book/index.html")
 
 
 @nox.session
@@ -77,6 +94,23 @@ def tests_gpu(session: nox.Session) -> None:
         session.skip("no NVIDIA GPU on this machine: nvidia-smi was not found")
     session.install("-e", ".[test,cuda]")
     session.run("pytest", *session.posargs, env={"JAX_PLATFORMS": "cuda,cpu"})
+
+
+@nox.session
+def build(session: nox.Session) -> None:
+    """A wheel and an sdist under dist/; each is installed into a fresh environment and tried there."""
+    session.install("build>=1.2")
+    for old in DIST.glob("jaxbackprop-*"):
+        old.unlink()
+    session.run("python", "-m", "build", "--outdir", str(DIST))
+    smoke = Path("tests/smoke.py").resolve()
+    for archive in sorted(DIST.resolve().glob("jaxbackprop-*")):
+        fresh = Path(session.create_tmp()).resolve() / ("wheel" if archive.suffix == ".whl" else "sdist")
+        session.run("python", "-m", "venv", "--clear", str(fresh))
+        python = str(fresh / ("Scripts" if os.name == "nt" else "bin") / "python")
+        session.run(python, "-m", "pip", "install", "--quiet", str(archive), external=True)
+        with session.chdir(fresh):  # not in the repository, where the package itself would be found
+            session.run(python, "-I", "-W", "error", str(smoke), external=True, env={"PYTHONPATH": None})
 
 
 def _keep_figures(out: Path) -> None:

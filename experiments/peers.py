@@ -31,6 +31,7 @@ from sklearn.neural_network import MLPClassifier
 from jaxbackprop import Hyperparameters, Layer, compiler_options, fit, sweep
 
 SAMPLES, L2 = 200, 1e-4
+C_SOURCE = Path(__file__).with_name("networks.c")
 
 
 class Task(NamedTuple):
@@ -209,35 +210,56 @@ def vmapped_torch(task: Task, steps: int) -> Run:
     return clocked(train)
 
 
-def c_program(source: Path, directory: Path) -> Peer | None:
-    """The same work written in C, as a peer: `source` is compiled with `-DH=<hidden units>` into `directory`, and run
-    with the number of networks and of steps; it prints its seconds and its mean final loss as JSON. None without gcc.
+def c_compiler() -> str | None:
+    """The compiler that builds `networks.c`, if there is one: `gcc`, else `clang`."""
+    return next((name for name in ("gcc", "clang") if shutil.which(name)), None)
 
-    **Raises:** `ValueError` if there is no such file.
+
+def c_program(directory: Path) -> Peer | None:
+    """`networks.c`, the same work in C, compiled for each number of hidden units into `directory`.
+
+    None where there is no compiler, or none with OpenMP, which is then said.
     """
-    if not source.is_file():
-        raise ValueError(f"ceiling={source} is not a file")
-    if shutil.which("gcc") is None:
+    compiler = c_compiler()
+    if compiler is None:
+        print("no C compiler here (gcc or clang): nothing is compared with the C program\n")
         return None
 
     @functools.cache
-    def compiled(hidden: int) -> Path:
-        binary = directory / f"ceiling_{hidden}"
-        options = ["-Ofast", "-march=native", "-fopenmp", f"-DH={hidden}"]
-        subprocess.run(["gcc", *options, str(source), "-o", str(binary), "-lm"], check=True)
+    def built(hidden: int) -> Path:
+        binary = directory / f"networks_{hidden}"
+        options = ["-Ofast", "-march=native", "-fopenmp", f"-DUNITS={hidden}"]
+        subprocess.run([compiler, *options, str(C_SOURCE), "-o", str(binary), "-lm"], check=True, capture_output=True)
         return binary
 
     def peer(task: Task, steps: int) -> Run:
         networks, hidden = task.b1.shape
+        command = [str(built(hidden)), str(networks), str(steps)]
 
         def run() -> Outcome:
-            command = [str(compiled(hidden)), str(networks), str(steps)]
             said = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
             return Outcome(said["seconds"], said["mean_final_loss"])
 
         return run
 
+    try:
+        built(1)
+    except subprocess.CalledProcessError as error:
+        print(f"{compiler} cannot build networks.c, so nothing is compared with it:\n{error.stderr.decode()}")
+        return None
     return peer
+
+
+def check_c(c: Peer, hidden: int, networks: int = 16, steps: int = 50) -> float:
+    """How far the mean final loss of the C program is from ours, before either is timed.
+
+    **Raises:** `ValueError` if it is more than 1e-5: then they would not do the same work.
+    """
+    task = make_task(networks, hidden)
+    theirs, ours = c(task, steps)().loss, vmapped_fit(task, steps)().loss
+    if not abs(theirs - ours) <= 1e-5:
+        raise ValueError(f"networks.c of {hidden} hidden units ends at the loss {theirs}, vmap(fit) at {ours}")
+    return abs(theirs - ours)
 
 
 def vmapped_fit(task: Task, steps: int) -> Run:

@@ -206,6 +206,7 @@ ACTIVATIONS: dict[str, Activation] = {
         Activation("hardshrink", hardshrink, hardshrink_slope, kinks=(-SHRINK, SHRINK)),
     )
 }
+"""The activations that have a name, by it."""
 
 
 def get_activation(activation: str | Activation) -> Activation:

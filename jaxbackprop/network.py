@@ -27,6 +27,7 @@ class Layer(NamedTuple):
 
 
 Params = tuple[Layer, ...]
+"""The parameters of a network: one `Layer` after another, a pytree."""
 
 ROWS, COLUMNS = 64, 16  # of which a block of initial weights has a multiple, and at least so many
 FEW = 4  # of so many numbers and fewer a sum is written out

@@ -4,6 +4,8 @@ import importlib
 import pkgutil
 import subprocess
 import sys
+import tomllib
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
@@ -66,3 +68,14 @@ def test_no_name_means_two_things():
     for module in MODULES:
         if not module.endswith("__main__"):
             assert importlib.import_module(module).__doc__, module
+
+
+def test_the_version_is_one_number():
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())
+    assert "version" not in project["project"]
+    assert project["project"]["dynamic"] == ["version"]
+    assert project["tool"]["hatch"]["version"]["path"] == "jaxbackprop/__init__.py"
+
+
+def test_type_checkers_may_read_it():
+    assert files("jaxbackprop").joinpath("py.typed").is_file()

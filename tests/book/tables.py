@@ -1,0 +1,144 @@
+"""The tables that are generated into README and chapters, between `<!-- table: NAME -->` and `<!-- end -->`.
+
+    python tests/book/tables.py             the errata, from the table that `test_errata.py` holds true
+    python tests/book/tables.py RESULTS     also the numbers of throughput.json and versus_sklearn.csv in that folder
+
+`nox -s docs` does the first, `nox -s benchmark` the second: a number that is measured is copied by nobody.
+"""
+
+import importlib.util
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+README, SPEED = ROOT / "README.md", HERE / "speed.md"
+NAMES = {
+    "scikit-learn": "scikit-learn `MLPClassifier`, one after the other",
+    "NumPy loop": "NumPy loop, one after the other",
+    "PyTorch vmap": "`torch.func.vmap` of `torch.func.grad`, samples first",
+    "vmap(grad), samples first": "`jax.vmap` of `jax.grad`, samples first, as everyone writes it",
+    "vmap(fit), sharded": "`jax.vmap(jaxbackprop.fit)`, hand-derived, features first, one device a core",
+    "sweep": "`jaxbackprop.sweep`, from the grid to the table",
+    "C, -Ofast": "hand-written C, `-Ofast`, two threads (`experiments/networks.c`)",
+}
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def replace(path: Path, name: str, table: str) -> None:
+    """Put a table in its place in a file.
+
+    **Raises:** `ValueError` if the file has no place of that name.
+    """
+    head, start, rest = path.read_text(encoding="utf-8").partition(f"<!-- table: {name} -->")
+    _, end, tail = rest.partition("<!-- end -->")
+    if not end:
+        raise ValueError(f"{path} has no place for the table {name}")
+    path.write_text(f"{head}{start}\n\n{table}\n\n{end}{tail}", encoding="utf-8")
+
+
+def errata() -> str:
+    """Where the document slips."""
+    spec = importlib.util.spec_from_file_location("errata", HERE.parent / "test_errata.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    rows = [(e.where, e.written, e.right, f"{e.fails}: {e.why}") for e in module.ERRATA]
+    return markdown(("where", "written", "right", "how it fails"), rows)
+
+
+def peers(numbers: Mapping[str, Any], hidden: str) -> str:
+    """Network-steps a second of every program, and what each makes of the C program."""
+    rows = []
+    for key, row in numbers["peers"][hidden].items():
+        if key in NAMES:
+            share = row["of_c"]
+            rows.append(
+                (NAMES[key], f"{row['network_steps_per_second']:,.0f}", "-" if share is None else f"{share:.2g}")
+            )
+    return markdown(("program", "network-steps a second", "of the C program"), rows)
+
+
+def measured(numbers: Mapping[str, Any]) -> str:
+    """The other numbers of the benchmark."""
+    digits = dict(numbers["digits_gflops"])
+    training, fastest = digits.pop("training"), max(digits.values())
+    adam, ten, growth = (numbers[key] for key in ("adam_cost", "ten_activations", "microseconds_per_network_step"))
+    (few, less), (many, more) = growth.items()
+    rows = [
+        ("Adam / plain gradient descent, time of a step", ", ".join(f"{v:.2f} ({h} units)" for h, v in adam.items())),
+        (
+            "digits, 64 hidden units, 32 networks, full batch: training / fastest float32 matrix product",
+            f"{training:,.0f} / {fastest:,.0f} GFLOP/s = {training / fastest:.2f}",
+        ),
+        (
+            "1 to 100 units x ten activations, 1,000 samples, batches of 32: network-steps a second",
+            f"{ten['network_steps_per_second']:,.0f}",
+        ),
+        (
+            "the same grid: programs, padding waste, first call with compiling",
+            f"{ten['programs']}, {100 * ten['waste']:.0f} %, {ten['seconds_with_compiling']:.0f} s",
+        ),
+        (f"time of a network-step, {int(many):,} trials / {int(few):,}", f"{more / less:.2f}"),
+    ]
+    return markdown(("measured", ""), rows)
+
+
+def machine(hardware: Mapping[str, Any]) -> str:
+    """What it was measured on."""
+    versions = ", ".join(f"{key} {hardware[key]}" for key in ("jax", "numpy", "python"))
+    return f"Measured on {hardware['cores']} cores of {hardware['cpu']}, {versions}."
+
+
+def searches(table: pd.DataFrame) -> str:
+    """Seconds of scikit-learn's search and of ours."""
+    rows = []
+    for row in table.to_dict("records"):
+        best = (row["scikit-learn's best"], row["our best"])
+        timed = "" if row["timed"] == row["candidates"] else f" ({row['timed']} timed)"
+        rows.append(
+            (
+                str(row["data"]),
+                f"{row['candidates']:,}",
+                f"{row['scikit-learn / s']:,}{timed}",
+                f"{row['ours / s']}",
+                f"{row['ratio']:.3g}",
+                f"{row['second call / s']}",
+                f"{best[0]}, {best[1]}",
+            )
+        )
+    head = ("data", "candidates", "scikit-learn / s", "ours / s, compiling included", "ratio", "second call / s")
+    return markdown((*head, "best scores"), rows)
+
+
+def refresh(results: Path | None = None) -> None:
+    """Write what is known into its places."""
+    replace(HERE / "derivation.md", "errata", errata())
+    if results is None:
+        return
+    if (results / "throughput.json").exists():
+        numbers = json.loads((results / "throughput.json").read_text(encoding="utf-8"))
+        least = min(numbers["peers"], key=int)
+        replace(README, "programs", peers(numbers, least))
+        for hidden in numbers["peers"]:
+            replace(SPEED, f"programs, {hidden} units", peers(numbers, hidden))
+        replace(SPEED, "measured", measured(numbers))
+        replace(SPEED, "machine", machine(numbers["hardware"]))
+    if (results / "versus_sklearn.csv").exists():
+        replace(HERE / "drop_in.md", "searches", searches(pd.read_csv(results / "versus_sklearn.csv")))
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(HERE.parent))  # test_errata imports its neighbours
+    refresh(Path(sys.argv[1]) if len(sys.argv) > 1 else None)
