@@ -29,6 +29,7 @@ CHAPTERS = {
     "tests/book/layers.md": "Further layers",
     "tests/book/sweeps.md": "Sweeps",
     "tests/book/drop_in.md": "Beside scikit-learn",
+    "tests/book/ensembles.md": "Ensembles",
     "tests/book/audit.md": "The audit of a gradient",
     "tests/book/experiments.md": "Experiments",
     "tests/book/speed.md": "Speed",
