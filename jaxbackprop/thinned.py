@@ -11,7 +11,7 @@ dL/da^l = (W^(l+1)T dL/dz^(l+1)) * m^l, and dL/dz^l = dL/da^l * f'(z^l).
 from collections.abc import Sequence
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, UInt32
+from jaxtyping import Array, Float, Integer, UInt32
 
 from jaxbackprop.activations import OneOrEach, layer_activations
 from jaxbackprop.backprop import bias_gradient, delta_hidden, objective_error, weight_gradient
@@ -62,8 +62,8 @@ def thinned_loss_and_grad(
 
 
 def draw_mask(
-    seed: int | Int[Array, ""],
-    step: int | Int[Array, ""],
+    seed: int | Integer[Array, ""],
+    step: int | Integer[Array, ""],
     layer: int,
     rate: float | Float[Array, ""],
     units: int,
