@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -73,20 +73,23 @@ def _padded(arrays: Sequence[np.ndarray]) -> Any:
     return room
 
 
-@partial(jax.jit, static_argnames=("activations", "objective"), compiler_options=compiler_options(quick=True))
-def _mean_prediction(
-    stacks: Any, x: Float[Array, "features samples"], *, activations: Any, objective: str | Objective
-) -> Float[Array, "outputs samples"]:
-    """Network after network, so that the activations of one stay in the cache."""
-    total = jnp.zeros((stacks[0][0][-1].bias.shape[-1], x.shape[1]), x.dtype)
-    for activation, (params, shares) in zip(activations, stacks, strict=True):
+@lru_cache(maxsize=64)
+def make_program_of_mean(activations: tuple[str | Activation, ...], objective: str | Objective) -> Any:
+    """The compiled function from the arrays of stacks of these activations, and x, to the mean prediction. It goes from
+    network to network, so that the activations of one stay in the cache."""
 
-        def add(total: Array, one: Any, f: Any = activation) -> tuple[Array, None]:
-            params, share = one
-            return total + share * forward(params, x, activation=f, objective=objective).activations[-1], None
+    def mean(stacks: Any, x: Float[Array, "features samples"]) -> Float[Array, "outputs samples"]:
+        total = jnp.zeros((stacks[0][0][-1].bias.shape[-1], x.shape[1]), x.dtype)
+        for activation, (params, shares) in zip(activations, stacks, strict=True):
 
-        total, _ = lax.scan(add, total, (params, shares))
-    return total
+            def add(total: Array, one: Any, f: Any = activation) -> tuple[Array, None]:
+                params, share = one
+                return total + share * forward(params, x, activation=f, objective=objective).activations[-1], None
+
+            total, _ = lax.scan(add, total, (params, shares))
+        return total
+
+    return jax.jit(mean, compiler_options=compiler_options(quick=True))
 
 
 def mean_prediction(
@@ -94,14 +97,13 @@ def mean_prediction(
 ) -> Float[np.ndarray, "samples outputs"]:
     """The weighted mean of the predictions of all networks."""
     arrays = jax.tree.map(jnp.asarray, tuple((s.params, s.shares) for s in stacks))
-    activations = tuple(s.activation for s in stacks)
+    program = make_program_of_mean(tuple(s.activation for s in stacks), objective)
     size = min(MOST, max(FEWEST, 1 << (x.shape[1] - 1).bit_length()))
     parts = []
     for start in range(0, x.shape[1], size):
         own = x[:, start : start + size]
         room = np.pad(own, ((0, 0), (0, size - own.shape[1]))).astype(stacks[0].shares.dtype)
-        mean = _mean_prediction(arrays, jnp.asarray(room), activations=activations, objective=objective)
-        parts.append(np.asarray(mean)[:, : own.shape[1]].T)
+        parts.append(np.asarray(program(arrays, jnp.asarray(room)))[:, : own.shape[1]].T)
     return np.concatenate(parts)
 
 
