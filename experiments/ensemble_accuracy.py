@@ -1,0 +1,118 @@
+"""Is an ensemble of small networks worth its trouble on tables of data? Repeated folds judge it beside its best
+candidate, scikit-learn's network and its gradient boosting, both as they come.
+
+The candidates are trained once a fold; the ensemble and the best of them are made of the same sweep, and so each sees
+what the other sees. Losses are log losses, for numbers to predict mean squared errors in units of the variance.
+"""
+
+import time
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import tyro
+from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
+from sklearn.metrics import accuracy_score, log_loss, mean_squared_error, r2_score
+from sklearn.model_selection import KFold, RepeatedKFold, RepeatedStratifiedKFold, StratifiedKFold
+from sklearn.neural_network import MLPClassifier, MLPRegressor
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from jaxbackprop import sweep, use_all_cores
+from jaxbackprop.data import load, standardize
+from jaxbackprop.estimators.space import draw_candidates
+from jaxbackprop.sweeps.calibration import reliability
+from jaxbackprop.tables import save_table
+
+
+def judge(y: np.ndarray, y_hat: np.ndarray, numbers: bool) -> dict[str, float]:
+    """Score, loss and calibration error of probabilities, or of numbers."""
+    if numbers:
+        return {"score": r2_score(y, y_hat), "loss": mean_squared_error(y, y_hat), "calibration error": np.nan}
+    best = y_hat.argmax(axis=1)
+    error = reliability(y_hat.max(axis=1), best == y).error
+    return {"score": accuracy_score(y, best), "loss": log_loss(y, y_hat), "calibration error": error}
+
+
+def ours(X: np.ndarray, y: np.ndarray, new: np.ndarray, numbers: bool, candidates: int, seed: int) -> dict[str, Any]:
+    """What the ensemble, before and after the temperature, and its best candidate predict; and the temperature."""
+    kind = KFold if numbers else StratifiedKFold
+    folds = kind(5, shuffle=True, random_state=seed)
+    batch = int(np.clip(len(X) // 10, 16, 256))
+    grid = draw_candidates(None, candidates, seed, optimizer="adamw", batch_size=batch)
+    objective = "squared" if numbers else "softmax"
+    result = sweep(grid, X, y, epochs=200, folds=folds, objective=objective, scheme="he", record_every=5, patience=4,
+                   progress=False)  # fmt: skip
+    together, alone = result.ensemble(seed=seed), result.ensemble(rounds=1, bags=1)
+    found = {"best candidate": replace(alone, temperature=1.0), "ensemble": together}
+    if not numbers:
+        found["ensemble, T = 1"] = replace(together, temperature=1.0)
+    predicted = {name: (m.predict if numbers else m.predict_proba)(new) for name, m in found.items()}
+    return predicted | {"temperature": together.temperature}
+
+
+def theirs(X: np.ndarray, y: np.ndarray, new: np.ndarray, numbers: bool, seed: int) -> dict[str, np.ndarray]:
+    """scikit-learn's, with their defaults."""
+    models = {
+        "MLP": make_pipeline(StandardScaler(), (MLPRegressor if numbers else MLPClassifier)(random_state=seed)),
+        "HistGradientBoosting": (HistGradientBoostingRegressor if numbers else HistGradientBoostingClassifier)(
+            random_state=seed
+        ),
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the defaults' 200 epochs are not always enough
+        for model in models.values():
+            model.fit(X, y)
+    return {name: model.predict(new) if numbers else model.predict_proba(new) for name, model in models.items()}
+
+
+def main(
+    out: Path = Path("results"),
+    datasets: tuple[str, ...] = ("wine", "breast_cancer", "digits", "diabetes"),
+    candidates: int = 64,
+    folds: int = 5,
+    repeats: int = 2,
+) -> pd.DataFrame:
+    """Judge all of them on folds that they were not trained on.
+
+    Args:
+        out: Where the table goes.
+        datasets: Names of data sets.
+        candidates: How many settings to draw.
+        folds: Parts that each set is divided into.
+        repeats: How often it is divided.
+    """
+    use_all_cores()
+    rows = []
+    for name in datasets:
+        data = load(name)
+        numbers = name == "diabetes"
+        kind = RepeatedKFold if numbers else RepeatedStratifiedKFold
+        splits = kind(n_splits=folds, n_repeats=repeats, random_state=0).split(data.X, data.y)
+        for k, (train, test) in enumerate(splits):
+            y = data.y.astype(float) if numbers else data.y
+            if numbers:
+                y = (y - y[train].mean()) / y[train].std()
+            X, new = (standardize(data.X[train], data.X[part])[1] for part in (train, test))
+            start = time.perf_counter()
+            found = ours(X, y[train], new, numbers, candidates, k)
+            seconds, temperature = time.perf_counter() - start, found.pop("temperature")
+            found |= theirs(X, y[train], new, numbers, k)
+            new_rows = [{"data": name, "model": m, "fold": k, **judge(y[test], p, numbers)} for m, p in found.items()]
+            rows += new_rows
+            losses = ", ".join(f"{row['model']} {row['loss']:.4f}" for row in new_rows)
+            print(f"{name} {k}: {seconds:.0f} s, temperature {temperature:.2f}; losses: {losses}", flush=True)
+    table = pd.DataFrame(rows)
+    groups = table.groupby(["data", "model"], sort=False)[["score", "loss", "calibration error"]]
+    means, errors = groups.mean(), groups.sem()
+    print("\nmeans over all folds, and standard errors")
+    print(means.join(errors, rsuffix=" ±").to_string(float_format="{:.4f}".format, na_rep="-"))
+    print("saved", save_table(means.join(errors, rsuffix=" ±"), out / "ensemble_accuracy.csv"))
+    return table
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
