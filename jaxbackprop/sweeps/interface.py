@@ -13,6 +13,7 @@ from tqdm import tqdm
 from jaxbackprop._checks import check_integer, check_real, choose
 from jaxbackprop.losses import Objective
 from jaxbackprop.network import SCHEMES
+from jaxbackprop.sweeps.frame import plan_in_frame
 from jaxbackprop.sweeps.grid import Trial, expand
 from jaxbackprop.sweeps.halving import schedule
 from jaxbackprop.sweeps.host import Job, agree, interruptible, new_book, train
@@ -46,6 +47,8 @@ def sweep(
     checkpoint_every: float = 60.0,
     devices: int | None = None,
     memory_budget: int = 2**31,
+    frame: Grid | None = None,
+    room: int | None = None,
     progress: bool = True,
 ) -> SweepResult:
     """Train every trial of a grid.
@@ -80,6 +83,9 @@ def sweep(
     - `devices`: how many to use, by default all of JAX's.
     - `memory_budget`: bytes that the training may take, on all devices together. On CPUs that is all the memory there
       is: data, parameters of all trials, and what the devices work on; compiling and JAX itself come on top.
+    - `frame`, `room`: for sweeps that follow one another: a grid that holds whatever any of them has, the widest layers
+      and all activations, and how many trials there are at most. Programs are made for these and not for `grid`, so
+      that only the first sweep compiles.
     - `progress`: whether to show a bar.
 
     **Returns:** a `SweepResult`.
@@ -107,7 +113,7 @@ def sweep(
     rungs = [(epochs, 0)] if halving is None else schedule(epochs, len(trials), halving)
     sizes = workload(splits, epochs, mesh.devices.size, memory_budget)._replace(monitored=patience is not None)
     job = Job(
-        plan=plan_trials(trials, sizes),
+        plan=_plan(trials, sizes, frame, room),
         trials=trials,
         splits=splits,
         mesh=mesh,
@@ -127,6 +133,14 @@ def sweep(
         with Keeper(checkpoint, checkpoint_every, job, book) as keeper:
             _run(job, book, keeper, progress)
     return make_result(job, book)
+
+
+def _plan(trials: Sequence[Trial], sizes: Workload, frame: Grid | None, room: int | None) -> Plan:
+    if (frame is None) != (room is None):
+        raise ValueError("frame and room go together: what the trials stay inside, and how many there are at most")
+    if frame is None or room is None:
+        return plan_trials(trials, sizes)
+    return plan_in_frame(trials, expand(frame), check_integer("room", room, 1), sizes)
 
 
 def _run(job: Job, book: Book, keeper: Any, progress: bool) -> None:

@@ -302,11 +302,11 @@ def _plan_shapes(
     for box in boxes:
         networks = np.sort([n for shape in box.shapes for n in networks_of[tuple(shape.tolist())]])
         hidden = tuple(box.shapes.max(axis=0).tolist())
-        programs.append(_cut_into_chunks(trials, networks, hidden, activations, workload, compile_seconds, steps, room))
+        programs.append(cut_into_chunks(trials, networks, hidden, activations, workload, compile_seconds, steps, room))
     return programs
 
 
-def _cut_into_chunks(
+def cut_into_chunks(
     trials: Sequence[Trial],
     networks: Int[np.ndarray, " networks"],
     hidden: tuple[int, ...],

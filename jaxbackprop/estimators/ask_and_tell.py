@@ -1,0 +1,89 @@
+"""Optuna's ask and tell in batches: ask for many trials, train them as one sweep, tell all of them."""
+
+import warnings
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jaxbackprop._checks import check_integer
+from jaxbackprop.sweeps.interface import sweep
+from jaxbackprop.sweeps.result import SweepResult
+
+if TYPE_CHECKING:
+    import optuna
+
+
+def optimize_in_batches(
+    study: "optuna.Study",
+    suggest: Callable[[Any], Mapping[str, Any]],
+    X: Any,
+    y: Any,
+    *,
+    batches: int,
+    batch: int = 32,
+    report: Callable[[SweepResult], None] | None = None,
+    **options: Any,
+) -> "optuna.Study":
+    """Search with an Optuna study, a batch of trials at a time.
+
+    A sampler that thinks is told of many trials at once, and so learns a little less from each than it would one after
+    another; in turn a batch takes hardly longer than one trial. Samplers that expect it, such as
+    `TPESampler(constant_liar=True)`, spread a batch out.
+
+        study = optuna.create_study(sampler=optuna.samplers.TPESampler(constant_liar=True))
+        optimize_in_batches(study, lambda trial: {"learning_rate": trial.suggest_float("rate", 1e-3, 1, log=True)},
+                            X, y, batches=5, epochs=100)
+
+    **Arguments:**
+    - `study`: minimizes the mean validation loss over the splits, or maximizes their score (accuracy, or r2), by its
+      direction.
+    - `suggest`: from an Optuna trial to settings, by the keys of a sweep's grid, such as `{"hidden": (32,)}`.
+    - `X`, `y`, and `options` such as `epochs`, `folds`, `patience`: as in `sweep`. With `frame`, a grid that holds all
+      that may be suggested, only the first batch compiles.
+    - `batches`, `batch`: how many, and of how many trials each.
+    - `report`: called with the result of each batch.
+
+    **Returns:** the study. Each trial has the user attributes "loss", "score" and "epochs"; one that diverged has
+    failed. After Ctrl-C the batch under way is told as it is, and the search ends.
+
+    **Raises:** `ValueError` as `sweep` does, and for a study of several objectives; the trials that were asked for then
+    have failed.
+    """
+    from optuna.study import StudyDirection
+    from optuna.trial import TrialState
+
+    batches, batch = check_integer("batches", batches, 1), check_integer("batch", batch, 1)
+    if len(study.directions) > 1:
+        raise ValueError(f"study has {len(study.directions)} objectives; a batch is judged by one")
+    by_score = study.direction == StudyDirection.MAXIMIZE
+    options.setdefault("progress", False)
+    if options.get("frame") is not None:
+        options["room"] = batch
+    for _ in range(batches):
+        asked = [study.ask() for _ in range(batch)]
+        try:
+            grid = [{key: [value] for key, value in suggest(trial).items()} for trial in asked]
+            result = sweep(grid, X, y, **options)
+        except BaseException:
+            for trial in asked:
+                study.tell(trial, state=TrialState.FAIL)
+            raise
+        held_out = result.split_metrics()
+        losses, scores = (np.mean(m, axis=1) for m in (held_out.validation_loss, held_out.validation_score))
+        for number, trial in enumerate(asked):
+            value = float(scores[number] if by_score else losses[number])
+            trial.set_user_attr("loss", float(losses[number]))
+            trial.set_user_attr("score", float(scores[number]))
+            trial.set_user_attr("epochs", int(result.table["epochs"][number]))
+            bad = bool(result.table["diverged"][number]) or not np.isfinite(value)
+            if bad:
+                study.tell(trial, state=TrialState.FAIL)
+            else:
+                study.tell(trial, value)
+        if report is not None:
+            report(result)
+        if not result.finished.all():
+            warnings.warn("the search was interrupted, and ends with the batch under way", RuntimeWarning, stacklevel=2)
+            break
+    return study
