@@ -37,14 +37,16 @@ def judge(y: np.ndarray, y_hat: np.ndarray, numbers: bool) -> dict[str, float]:
     return {"score": accuracy_score(y, best), "loss": log_loss(y, y_hat), "calibration error": error}
 
 
-def ours(X: np.ndarray, y: np.ndarray, new: np.ndarray, numbers: bool, candidates: int, seed: int) -> dict[str, Any]:
+def ours(
+    X: np.ndarray, y: np.ndarray, new: np.ndarray, numbers: bool, candidates: int, epochs: int, seed: int
+) -> dict[str, Any]:
     """What the ensemble, before and after the temperature, and its best candidate predict; and the temperature."""
     kind = KFold if numbers else StratifiedKFold
     folds = kind(5, shuffle=True, random_state=seed)
     batch = int(np.clip(len(X) // 10, 16, 256))
     grid = draw_candidates(None, candidates, seed, optimizer="adamw", batch_size=batch)
     objective = "squared" if numbers else "softmax"
-    result = sweep(grid, X, y, epochs=200, folds=folds, objective=objective, scheme="he", record_every=5, patience=4,
+    result = sweep(grid, X, y, epochs=epochs, folds=folds, objective=objective, scheme="he", record_every=5, patience=4,
                    progress=False)  # fmt: skip
     together, alone = result.ensemble(seed=seed), result.ensemble(rounds=1, bags=1)
     found = {"best candidate": replace(alone, temperature=1.0), "ensemble": together}
@@ -73,6 +75,7 @@ def main(
     out: Path = Path("results"),
     datasets: tuple[str, ...] = ("wine", "breast_cancer", "digits", "diabetes"),
     candidates: int = 64,
+    epochs: int = 200,
     folds: int = 5,
     repeats: int = 2,
 ) -> pd.DataFrame:
@@ -82,6 +85,7 @@ def main(
         out: Where the table goes.
         datasets: Names of data sets.
         candidates: How many settings to draw.
+        epochs: Passes over the samples, at most.
         folds: Parts that each set is divided into.
         repeats: How often it is divided.
     """
@@ -98,7 +102,7 @@ def main(
                 y = (y - y[train].mean()) / y[train].std()
             X, new = (standardize(data.X[train], data.X[part])[1] for part in (train, test))
             start = time.perf_counter()
-            found = ours(X, y[train], new, numbers, candidates, k)
+            found = ours(X, y[train], new, numbers, candidates, epochs, k)
             seconds, temperature = time.perf_counter() - start, found.pop("temperature")
             found |= theirs(X, y[train], new, numbers, k)
             new_rows = [{"data": name, "model": m, "fold": k, **judge(y[test], p, numbers)} for m, p in found.items()]

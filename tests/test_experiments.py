@@ -70,6 +70,13 @@ SMALL_ON_ALL_CORES = [
         ["digits_confusion.png", "digits_misread.png"],
         "misread",
     ),
+    ("ensemble", "--candidates 3 --samples 60 --epochs 20", ["ensemble.png"], "temperature"),
+    (
+        "ensemble_accuracy",
+        "--datasets wine diabetes --candidates 2 --folds 2 --repeats 1 --epochs 10",
+        ["ensemble_accuracy.csv"],
+        "HistGradientBoosting",
+    ),
     (
         "versus_sklearn",
         "--datasets iris --epochs 2 --tenfold --sample 2 --moons-epochs 0 --seeds 2 --no-fresh-process",

@@ -1,5 +1,6 @@
 """scikit-learn's interface over the grid engine."""
 
+from jaxbackprop.estimators.ask_and_tell import optimize_in_batches as optimize_in_batches
 from jaxbackprop.estimators.classifier import BackpropClassifier as BackpropClassifier
 from jaxbackprop.estimators.ensemble import SweepEnsembleClassifier as SweepEnsembleClassifier
 from jaxbackprop.estimators.ensemble import SweepEnsembleRegressor as SweepEnsembleRegressor
