@@ -68,7 +68,8 @@ def draw(
               linewidth=1.8, label="first members together, out of fold")  # fmt: skip
     alone = result.table["validation_loss"][mixture.members]
     left.scatter(mixture.curve["members"], alone, color=COLORS[1], marker=MARKERS[1], s=24, label="each member alone")
-    left.set(xlabel="members, by falling weight", ylabel="log loss out of fold", ylim=(0, None))
+    least = mixture.curve["loss"].min()
+    left.set(xlabel="members, by falling weight", ylabel="log loss out of fold", ylim=(0.9 * least, 1.5 * least))
     left.legend(fontsize="small")
     right.plot([0.5, 1], [0.5, 1], color="grey", linewidth=1, linestyle=":", label="as often right as sure")
     for k, (name, p) in enumerate(found.items()):
