@@ -49,8 +49,9 @@ def draw(
     """Boundaries of members and of the ensemble above; below what the members add, and how sure one may be."""
     figure = Figure(figsize=(13, 6.6), layout="constrained")
     above, below = figure.subfigures(2, 1)
-    for k, ax in enumerate(above.subplots(1, SHOWN + 1)):
-        last = k == SHOWN
+    shown = min(SHOWN, len(mixture.members))
+    for k, ax in enumerate(above.subplots(1, shown + 1)):
+        last = k == shown
         if last:
             title = f"ensemble of {len(mixture.members)}"
             plot_decision_boundary(lambda x: mixture.predict_proba(x.T).T, train.X, train.y, ax=ax)

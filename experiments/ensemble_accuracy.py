@@ -113,8 +113,8 @@ def main(
     groups = table.groupby(["data", "model"], sort=False)[["score", "loss", "calibration error"]]
     means, errors = groups.mean(), groups.sem()
     print("\nmeans over all folds, and standard errors")
-    print(means.join(errors, rsuffix=" ±").to_string(float_format="{:.4f}".format, na_rep="-"))
-    print("saved", save_table(means.join(errors, rsuffix=" ±"), out / "ensemble_accuracy.csv"))
+    print(means.join(errors.add_suffix(" ±")).to_string(float_format="{:.4f}".format, na_rep="-"))
+    print("saved", save_table(means.join(errors.add_suffix(" ±")), out / "ensemble_accuracy.csv"))
     return table
 
 
