@@ -12,14 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-<<<<<<< HEAD
 from jaxbackprop.optimizers import get_optimizer, ignores_padding
 from jaxbackprop.sweeps.grid import Trial, each_activation, name_of
-=======
-from jaxbackprop.activations import get_activation
-from jaxbackprop.optimizers import get_optimizer, ignores_padding
-from jaxbackprop.sweeps.grid import Trial, name_of
->>>>>>> ens13
 from jaxbackprop.sweeps.planner import Plan, Program, Workload, cut_into_chunks, fixed_bytes
 
 
@@ -81,11 +75,7 @@ def _family(trial: Trial, split: int, workload: Workload) -> Family:
 
 def _fits(trial: Trial, program: Program) -> bool:
     narrow = all(own <= most for own, most in zip(trial.hidden, program.hidden, strict=True))
-<<<<<<< HEAD
     known = each_activation(trial) in program.activations
-=======
-    known = get_activation(trial.activation) in program.activations
->>>>>>> ens13
     return narrow and known and (program.dropout or trial.dropout == 0)
 
 
@@ -103,13 +93,8 @@ def _templates(frame: Sequence[Trial], count: int, workload: Workload) -> dict[F
         if not ignores_padding(get_optimizer(own[0].optimizer)):
             raise ValueError(f"frame holds the optimizer {family.optimizer!r}, which padding would disturb")
         hidden = tuple(max(t.hidden[l] for t in own) for l in range(family.depth))
-<<<<<<< HEAD
         options = tuple(dict.fromkeys(each_activation(t) for t in own))
         names = [next(t.activation for t in own if each_activation(t) == f) for f in options]
-=======
-        options = tuple(dict.fromkeys(get_activation(t.activation) for t in own))
-        names = [next(t.activation for t in own if get_activation(t.activation) is f) for f in options]
->>>>>>> ens13
         rate = max(t.dropout for t in own)
         whole = [own[0]._replace(hidden=hidden, activation=names[k % len(names)], dropout=rate) for k in range(count)]
         numbers = np.array([k * splits + split for k in range(count) for split in split_of[family]])

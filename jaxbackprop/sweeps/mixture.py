@@ -74,11 +74,7 @@ def _padded(arrays: Sequence[np.ndarray]) -> Any:
 
 
 @lru_cache(maxsize=64)
-<<<<<<< HEAD
 def make_program_of_mean(activations: tuple[OneOrEach, ...], objective: str | Objective) -> Any:
-=======
-def make_program_of_mean(activations: tuple[str | Activation, ...], objective: str | Objective) -> Any:
->>>>>>> ens13
     """The compiled function from the arrays of stacks of these activations, and x, to the mean prediction. It goes from
     network to network, so that the activations of one stay in the cache."""
 
