@@ -41,6 +41,7 @@ def compiled(monkeypatch):
     return lambda: {name: program._cache_size() for name, program in programs.items()}
 
 
+@pytest.mark.slow
 def test_a_sweep_in_a_frame_ends_with_the_same_numbers_and_only_the_first_compiles(compiled):
     free = sweep(TRIALS)
     framed = sweep(TRIALS[:3], frame=FRAME, room=4)

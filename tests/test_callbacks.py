@@ -53,7 +53,13 @@ def epochs(count, name="epoch", shape=(150, 4)):
     return ["setup", ("begin", "fit", 0, shape), *inner, ("end", "fit", 0, shape), "teardown"]
 
 
-@pytest.mark.parametrize("settings", [{}, {"batch_size": 40, "early_stopping": True}, {"solver": "sgd"}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"batch_size": 40, "early_stopping": True},
+        *(pytest.param(s, marks=pytest.mark.slow) for s in ({}, {"solver": "sgd"})),
+    ],
+)
 def test_every_epoch_is_told_with_the_network_as_it_is(settings):
     model, watch = clone(BASE).set_params(**settings), Recording()
     seen = clone(model).set_callbacks(watch).fit(X, Y)

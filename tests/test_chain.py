@@ -61,7 +61,7 @@ def lstm():
     return network, jnp.asarray(x), jax.nn.one_hot(jnp.asarray(x[0] > 0, int), 2, axis=0)
 
 
-@pytest.mark.parametrize("make", [small_convolutional, transformer, lstm])
+@pytest.mark.parametrize("make", [pytest.param(transformer, marks=pytest.mark.slow), small_convolutional, lstm])
 def test_gradient_against_autodiff(make, float64):
     network, x, y = make()
     params = jax.tree.map(lambda p: p.astype("float64"), network.init(jax.random.key(0)))

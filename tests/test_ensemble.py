@@ -175,6 +175,7 @@ def test_the_classifier(model):
     np.testing.assert_array_equal(again.predict_proba(frame), model.predict_proba(frame))
 
 
+@pytest.mark.slow
 def test_the_regressor():
     data = load_diabetes(return_X_y=True)
     model = SweepEnsembleRegressor(**SMALL).fit(*data)

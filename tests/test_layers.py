@@ -75,6 +75,7 @@ def test_float64_against_autodiff(name):
     check_against_autodiff(arguments, options, by_hand, right, 1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FILES)
 def test_float32_against_autodiff(name):
     arguments, options, dout = case_of(name, 3, "float32")

@@ -45,6 +45,7 @@ def sweep(grid, y=MOONS.y, *, epochs=40, validation=None, **options):
     return jb.sweep(grid, MOONS.X, y, epochs=epochs, validation=validation, progress=False, **options)
 
 
+@pytest.mark.slow
 def test_an_own_activation_and_optimizer_train_as_autodiff_and_optax_do():
     grid = [
         {"activation": [SQUAREPLUS, "tanh"], "optimizer": [CLIPPED], "hidden": [(3,)]},
@@ -83,6 +84,7 @@ def test_an_own_activation_is_fitted_alone_too():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), trained, alone.params(0))
 
 
+@pytest.mark.slow
 def test_each_layer_may_have_its_own_activation():
     """In one program with networks of other widths and activations, the numbers of `fit`."""
     each = [("relu", SQUAREPLUS), ("tanh", "relu"), "tanh"]

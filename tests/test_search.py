@@ -166,6 +166,7 @@ def test_what_needs_a_look_at_every_network_is_trained_alone():
     assert_same_search(ours, GridSearchCV(BASE, grid, cv=2).fit(X, Y))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("early", [False, True])
 def test_rates_that_fall_are_trained_together(early):
     """Each network's at its own time: by its own progress, and the samples of its own fold."""
@@ -184,6 +185,7 @@ def test_rates_that_fall_are_trained_together(early):
     assert pair[0].best_params_ == pair[1].best_params_
 
 
+@pytest.mark.slow
 def test_activations_of_each_layer_are_searched_together():
     grid = {"activation": ["relu", ("relu", "tanh"), ("tanh", "relu")], "hidden_layer_sizes": [(4, 3)]}
     assert_same_search(*(kind(BASE, grid, cv=2).fit(X, Y) for kind in (SweepSearchCV, GridSearchCV)))
@@ -219,6 +221,7 @@ def test_other_estimators_are_searched_as_scikit_learn_does():
     assert_same_search(ours, GridSearchCV(inside, {"regressor__alpha": [0.1, 1]}, cv=2).fit(*data))
 
 
+@pytest.mark.slow
 def test_it_is_randomized_search_too():
     space = {"alpha": loguniform(1e-4, 1), "hidden_layer_sizes": [(3,), (5,)]}
     pair = [

@@ -176,6 +176,7 @@ def test_an_interrupted_training_ends_with_the_same_numbers(whole, tmp_path, mon
         )
 
 
+@pytest.mark.slow
 def test_several_devices_and_folds_draw_the_same_masks():
     """Folds of other sizes are filled up; each network is that of its fold alone."""
     folds = [(np.arange(40), np.arange(40, 60)), (np.arange(15, 60), np.arange(15))]

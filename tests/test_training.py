@@ -168,6 +168,7 @@ def test_every_optimizer_in_its_own_formula(float64, name):
     chex.assert_trees_all_close(got, right, rtol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_every_optimizer_as_optax_driven_by_autodiff(float64, name):
     params, x, y, _ = reference.draw_problem(1, SIZES, SAMPLES)
