@@ -113,7 +113,14 @@ def check_output(out: Path, files: list[str], word: str, printed: str) -> None:
             assert (out / file).read_text().count("\n") > 1
 
 
-LONG = {"characters", "convolution", "course", "gradient_audit"}  # most of it compiling
+LONG = {
+    "characters",
+    "convolution",
+    "course",
+    "deep_network",
+    "gradient_audit",
+    "gradient_check",
+}  # most of it compiling
 
 
 @pytest.mark.parametrize(

@@ -152,6 +152,7 @@ def test_a_wrong_error_is_refused():
         sweep({}, MOONS.X[:, 0] + 0.01, objective=wrong)
 
 
+@pytest.mark.slow
 def test_what_disturbs_padding_is_not_padded():
     assert ignores_padding(CLIPPED)
     by_layer = from_optax("lars", lambda h: optax.lars(h.learning_rate))

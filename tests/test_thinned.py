@@ -135,6 +135,7 @@ def whole():
     return sweep(GRID, shuffle_seed=0)
 
 
+@pytest.mark.slow
 def test_every_trial_equals_a_plain_loop(whole):
     for number, trial in enumerate(whole.trials):
         right = plain_training(trial, 12)
