@@ -256,6 +256,17 @@ def test_a_search_of_numbers_has_an_ensemble_too():
     assert np.isfinite([found.score, found.loss]).all()
 
 
+def test_a_searchs_ensemble_holds_networks_with_an_activation_a_layer():
+    """A single member: the ensemble is the mean of its networks of all folds, each fitted alone."""
+    net = BackpropClassifier((4, 3), max_iter=20, random_state=3, learning_rate_init=0.05)
+    folds = list(KFold(3, shuffle=True, random_state=0).split(X))
+    search = SweepSearchCV(net, {"activation": [("relu", "tanh"), "tanh"]}, cv=folds, refit=False, keep_networks=True)
+    found = search.fit(X, Y).ensemble(rounds=1, bags=1)
+    own = [clone(net).set_params(**search.cv_results_["params"][found.members[0]]) for _ in folds]
+    mean = sum(n.fit(X[train], Y[train]).predict_proba(X) for n, (train, _) in zip(own, folds, strict=True)) / 3
+    np.testing.assert_allclose(found.predict_proba(X), soften(mean, found.temperature), atol=1e-4)
+
+
 def test_a_search_says_what_keeps_its_networks():
     search = SweepSearchCV(BackpropClassifier((4,), max_iter=2), {"alpha": [0.1]}, cv=2, refit=False)
     with pytest.raises(NotFittedError):

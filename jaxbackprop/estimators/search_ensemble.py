@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from sklearn.base import is_regressor
 from sklearn.utils.multiclass import type_of_target
 
+from jaxbackprop.activations import OneOrEach
 from jaxbackprop.estimators.base import BaseBackprop
 from jaxbackprop.estimators.trainer import precision
 from jaxbackprop.losses import get_objective
@@ -26,7 +27,7 @@ class Kept(NamedTuple):
     steps before it, and what it predicts for the samples that its fold holds out."""
 
     params: Params
-    activation: str
+    activation: OneOrEach
     template: BaseBackprop
     steps: Any
     held_out: Int[np.ndarray, " held_out"]
@@ -50,7 +51,7 @@ class Archive:
                 candidate, k = job[number // len(ready)], number % len(ready)
                 fold, template = ready[k].fold, ready[k].template
                 params = jax.tree.map(lambda a, p=position: np.array(a[p]), kind.kept)
-                activation = str(candidate.network._trial(0, 1).activation)
+                activation = candidate.network._trial(0, 1).activation
                 with np.errstate(all="ignore"):  # networks that diverged are among them
                     y_hat = predict_plainly(seen[k], params, activation, get_objective(template._objective()))
                 own = Kept(params, activation, template, fold.steps, fold.index("test"), y_hat)
