@@ -19,6 +19,7 @@ from jaxbackprop.network import Params
 from jaxbackprop.sweeps.calibration import soften
 from jaxbackprop.sweeps.mixing import HeldOut, choose_members, predict_plainly
 from jaxbackprop.sweeps.mixture import Choice, Stack, mean_prediction, plot_members, stack_networks
+from jaxbackprop.sweeps.splits import labels_of
 from jaxbackprop.sweeps.state import Book
 
 
@@ -102,12 +103,7 @@ class SearchEnsemble:
 
     def predict(self, X: Any) -> Shaped[np.ndarray, "samples ..."]:
         """The labels for X; 0 or 1 a label for several labels, numbers for numbers."""
-        y_hat = self.predict_proba(X)
-        if self.classes is not None:
-            return self.classes[np.argmax(y_hat, axis=1)]
-        if self.targets == "sigmoid":
-            return (y_hat > 0.5).astype(int)
-        return y_hat[:, 0] if y_hat.shape[1] == 1 else y_hat
+        return labels_of(self.predict_proba(X), self.targets, self.classes)
 
     def plot(self, *, ax: Axes | None = None) -> Axes:
         """Loss and score out of fold, against the number of members."""

@@ -17,6 +17,7 @@ from jaxbackprop.devices import compiler_options
 from jaxbackprop.losses import Objective
 from jaxbackprop.network import Layer, Params, forward
 from jaxbackprop.sweeps.calibration import soften
+from jaxbackprop.sweeps.splits import labels_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -138,13 +139,7 @@ class Mixture:
 
     def predict(self, X: Any) -> Shaped[np.ndarray, "samples ..."]:
         """The labels for X; 0 or 1 a label for several labels, numbers for numbers."""
-        y_hat = self.predict_proba(X)
-        if self.targets == "softmax":
-            classes = np.arange(y_hat.shape[1]) if self.classes is None else self.classes
-            return classes[np.argmax(y_hat, axis=1)]
-        if self.targets == "sigmoid":
-            return (y_hat > 0.5).astype(int)
-        return y_hat[:, 0] if y_hat.shape[1] == 1 else y_hat
+        return labels_of(self.predict_proba(X), self.targets, self.classes)
 
     def plot(self, *, ax: "Axes | None" = None) -> "Axes":
         """The loss on held-out samples against the number of members."""

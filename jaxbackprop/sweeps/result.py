@@ -21,7 +21,7 @@ from jaxbackprop.sweeps.mixing import mix
 from jaxbackprop.sweeps.mixture import Mixture
 from jaxbackprop.sweeps.planner import Plan
 from jaxbackprop.sweeps.program import Metrics
-from jaxbackprop.sweeps.splits import Splits
+from jaxbackprop.sweeps.splits import Splits, labels_of
 from jaxbackprop.sweeps.state import COMPLETED, STOPPED, Book
 
 if TYPE_CHECKING:
@@ -107,13 +107,7 @@ class SweepResult:
 
     def predict(self, trial: SupportsIndex, X: Any, split: SupportsIndex = 0) -> Shaped[np.ndarray, "samples ..."]:
         """The labels that one trial predicts for X; 0 or 1 a label for several labels, numbers for numbers."""
-        y_hat = self.predict_proba(trial, X, split)
-        if self.targets == "softmax":
-            classes = np.arange(y_hat.shape[1]) if self.classes is None else self.classes
-            return classes[np.argmax(y_hat, axis=1)]
-        if self.targets == "sigmoid":
-            return (y_hat > 0.5).astype(int)
-        return y_hat[:, 0] if y_hat.shape[1] == 1 else y_hat
+        return labels_of(self.predict_proba(trial, X, split), self.targets, self.classes)
 
     def ensemble(self, *, rounds: int = ROUNDS, bags: int = BAGS, library: int = LIBRARY, seed: int = 0) -> Mixture:
         """The trials that predict best together, chosen with replacement on the samples that their networks were not

@@ -157,6 +157,19 @@ def _check_weighted(weights: Float[np.ndarray, " samples"], pairs: Sequence[tupl
                 raise ValueError(f"weights are all 0 for the {len(index)} {part} samples of split {k}")
 
 
+def labels_of(
+    y_hat: Float[np.ndarray, "samples outputs"], targets: str, classes: Shaped[np.ndarray, " classes"] | None
+) -> Shaped[np.ndarray, "samples ..."]:
+    """What predictions say in the terms of y: the likeliest class, by its number where none are named; 0 or 1 a label
+    for several labels; numbers for numbers."""
+    if targets == "softmax":
+        likeliest = np.argmax(y_hat, axis=1)
+        return likeliest if classes is None else classes[likeliest]
+    if targets == "sigmoid":
+        return (y_hat > 0.5).astype(int)
+    return y_hat[:, 0] if y_hat.shape[1] == 1 else y_hat
+
+
 def _held_out(pair: tuple[Any, Any], features: int, targets: Any, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
     if len(pair) != 2:
         raise ValueError(f"validation must be a share of the samples or a pair (X, y), got {len(pair)} entries")
