@@ -16,7 +16,7 @@ from jaxbackprop.estimators.base import BaseBackprop
 from jaxbackprop.estimators.trainer import precision
 from jaxbackprop.losses import get_objective
 from jaxbackprop.network import Params
-from jaxbackprop.sweeps.calibration import soften
+from jaxbackprop.sweeps.calibration import calibrated
 from jaxbackprop.sweeps.mixing import HeldOut, choose_members, predict_plainly
 from jaxbackprop.sweeps.mixture import Choice, Stack, mean_prediction, plot_members, stack_networks
 from jaxbackprop.sweeps.splits import labels_of
@@ -97,9 +97,7 @@ class SearchEnsemble:
             with precision(dtype):
                 y_hat = mean_prediction(stacks, checked.T, template._objective())
             mean = mean + share * as_columns(template, y_hat / share, self.classes)
-        if self.targets in ("softmax", "sigmoid"):
-            return soften(mean, self.temperature, exclusive=self.targets == "softmax")
-        return mean
+        return calibrated(mean, self.temperature, self.targets)
 
     def predict(self, X: Any) -> Shaped[np.ndarray, "samples ..."]:
         """The labels for X; 0 or 1 a label for several labels, numbers for numbers."""

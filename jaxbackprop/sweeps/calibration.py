@@ -31,6 +31,11 @@ def soften(p: Probabilities, temperature: float, *, exclusive: bool = True) -> P
     return e / e.sum(axis=1, keepdims=True)
 
 
+def calibrated(mean: Probabilities, temperature: float, targets: str) -> Probabilities:
+    """Predictions at a temperature, by how targets are read: numbers have none and stay what they are."""
+    return soften(mean, temperature, exclusive=targets == "softmax") if targets in ("softmax", "sigmoid") else mean
+
+
 def fit_temperature(
     p: Probabilities, y: Probabilities, weights: Float[np.ndarray, " samples"], *, exclusive: bool = True
 ) -> float:

@@ -15,7 +15,7 @@ from jaxbackprop.activations import Activation, OneOrEach, get_activation
 from jaxbackprop.inference import FUNCTIONS, OUTPUTS, logits
 from jaxbackprop.losses import OBJECTIVES, Objective
 from jaxbackprop.network import Params
-from jaxbackprop.sweeps.calibration import fit_temperature, soften
+from jaxbackprop.sweeps.calibration import calibrated, fit_temperature
 from jaxbackprop.sweeps.greedy import BAGS, LIBRARY, ROUNDS, greedy_weights
 from jaxbackprop.sweeps.grid import Trial
 from jaxbackprop.sweeps.mixture import Choice, Mixture, stack_networks
@@ -74,10 +74,8 @@ def _choose(held_out: HeldOut, candidates: Sequence[int], **options: int) -> Cho
             curve[key].append(value)
     temperature = 1.0
     if targets in ("softmax", "sigmoid"):
-        exclusive = targets == "softmax"
-        temperature = fit_temperature(mean, y, counts, exclusive=exclusive)
-        mean = soften(mean, temperature, exclusive=exclusive)
-    loss, score = judge(mean, y, shares, targets)
+        temperature = fit_temperature(mean, y, counts, exclusive=targets == "softmax")
+    loss, score = judge(calibrated(mean, temperature, targets), y, shares, targets)
     return Choice(members, weights, temperature, score, loss, {key: np.array(line) for key, line in curve.items()})
 
 

@@ -16,7 +16,7 @@ from jaxbackprop.data import features_first
 from jaxbackprop.devices import compiler_options
 from jaxbackprop.losses import Objective
 from jaxbackprop.network import Layer, Params, forward
-from jaxbackprop.sweeps.calibration import soften
+from jaxbackprop.sweeps.calibration import calibrated
 from jaxbackprop.sweeps.splits import labels_of
 
 if TYPE_CHECKING:
@@ -133,9 +133,7 @@ class Mixture:
     def predict_proba(self, X: Any) -> Float[np.ndarray, "samples outputs"]:
         """The calibrated probabilities for X (n_samples, n_features); for numbers to predict the predicted numbers."""
         mean = mean_prediction(self.stacks, features_first(X), self.objective)
-        if self.targets in ("softmax", "sigmoid"):
-            return soften(mean, self.temperature, exclusive=self.targets == "softmax")
-        return mean
+        return calibrated(mean, self.temperature, self.targets)
 
     def predict(self, X: Any) -> Shaped[np.ndarray, "samples ..."]:
         """The labels for X; 0 or 1 a label for several labels, numbers for numbers."""
