@@ -153,7 +153,8 @@ def audit_one(hand_in: HandIn, subject: Subject, name: str, word: Any, l2: float
     with watched(subject.function):
         run = run_at(leaves)
     with quiet(hand_in.printed):
-        parts, forward = look_at_parts(subject, run, right, name, word), forward_stages(run, right)
+        forward = forward_stages(run, right)
+        parts = look_at_parts(subject, run, right, forward, name, word)
     if penalty.note:
         parts.append(PartFinding("penalty", penalty.note, False))
     report = examine(gradient, right.witness(), right.structure, right.args, rng, points=4, network=right.network,

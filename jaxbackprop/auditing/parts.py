@@ -21,9 +21,11 @@ class PartFinding(NamedTuple):
     wrong: bool
 
 
-def look_at_parts(subject: Subject, run: Run, right: Yardstick, activation: str, spelled: Any) -> list[PartFinding]:
-    """The parts in the order of their computation."""
-    return [*activation_values(subject, activation, spelled), *forward_pass(run, right), *own_loss(run, right),
+def look_at_parts(
+    subject: Subject, run: Run, right: Yardstick, forward: dict[str, bool], activation: str, spelled: Any
+) -> list[PartFinding]:
+    """The parts in the order of their computation; `forward` is that of `forward_stages`."""
+    return [*activation_values(subject, activation, spelled), *forward_pass(forward), *own_loss(run, right),
             *slope_values(subject, activation, spelled), *writes(run)]  # fmt: skip
 
 
@@ -67,9 +69,9 @@ def at_kink(subject: Subject, activation: str, spelled: Any) -> list[PartFinding
     return [PartFinding("slope_at_kink", f"your relu'(0) is {got.flat[0]:g}, the course takes 0; both will do", False)]
 
 
-def forward_pass(run: Run, right: Yardstick) -> list[PartFinding]:
+def forward_pass(forward: dict[str, bool]) -> list[PartFinding]:
     """The first of z1, a1, …, y-hat that is not right."""
-    wrong = [name for name, ok in forward_stages(run, right).items() if not ok]
+    wrong = [name for name, ok in forward.items() if not ok]
     return [
         PartFinding("forward", f"the forward pass differs from the course's, first in {name}", True)
         for name in wrong[:1]
