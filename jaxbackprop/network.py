@@ -72,7 +72,7 @@ def init_params(
     layers = np.repeat(np.arange(len(sizes) - 1), sizes[1:])
     rows = np.concatenate([np.arange(fan_out) for fan_out in sizes[1:]])
     spare = -len(rows) % ROWS
-    columns = max(COLUMNS, 1 << (max(sizes[:-1]) - 1).bit_length())
+    columns = columns_drawn(max(sizes[:-1]))
     dtype = jax.dtypes.canonicalize_dtype(dtype)
     standard = standard_rows(
         key, np.pad(layers, (0, spare)), np.pad(rows, (0, spare)), columns=columns, scheme=scheme, dtype=dtype
@@ -91,6 +91,11 @@ def _scaled(standard: Float[Array, "rows columns"], *, sizes: tuple[int, ...], s
         )
         for start, (fan_in, fan_out) in zip(first.tolist(), pairwise(sizes), strict=True)
     )
+
+
+def columns_drawn(fan_in: int) -> int:
+    """How many columns a block of initial weights is drawn with: a power of two, so that few are compiled."""
+    return max(COLUMNS, 1 << (fan_in - 1).bit_length())
 
 
 def scale(scheme: str, fan_in: int, fan_out: int) -> float:

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jaxbackprop.network import Layer, Params, scale, standard_rows
+from jaxbackprop.network import Layer, Params, columns_drawn, scale, standard_rows
 from jaxbackprop.sweeps.grid import Trial
 
 BLOCK = 1024  # rows drawn at a time: one compiled program serves any number of networks of any width
@@ -45,7 +45,7 @@ def draw_starts(
     distinct, position = np.unique(seeds, return_inverse=True)
     params = []
     for l, (columns, rows) in enumerate(pairwise(padded)):
-        width = max(16, 1 << (columns - 1).bit_length())  # few widths, few compilations
+        width = columns_drawn(columns)
         grid = np.stack(np.meshgrid(distinct, np.arange(rows), indexing="ij"), axis=-1).reshape(-1, 2).astype(np.int32)
         total = len(grid)
         grid = np.pad(grid, ((0, -total % BLOCK), (0, 0)))
