@@ -44,7 +44,9 @@ def swept(options: dict[str, str]) -> dict[str, np.ndarray]:
 
     host._call = watched
     moons = data.load("moons", samples=60)
-    chosen = {name: int(options[name]) for name in ("patience", "halving") if name in options}
+    chosen: dict = {name: int(options[name]) for name in ("patience", "halving") if name in options}
+    if "prune" in options:
+        chosen |= {"prune": lambda epoch, trials, losses, scores: losses > np.median(losses), "prune_at": [8, 20]}
     result = jb.sweep(
         GRID,
         moons.X,

@@ -1,5 +1,7 @@
 """Optuna in batches, and sweeps in a frame: the same numbers, compiled once."""
 
+import signal
+
 import jax
 import numpy as np
 import pytest
@@ -120,3 +122,108 @@ def test_what_diverges_has_failed_and_so_has_what_cannot_be_trained():
     several = optuna.create_study(directions=["minimize", "maximize"])
     with pytest.raises(ValueError, match="study has 2 objectives"):
         optimize_in_batches(several, suggest, MOONS.X, MOONS.y, batches=1, **OPTIONS)
+
+
+ENDS = {1: 4, 2: 7, 3: 9, 4: 1}
+
+
+class Rule(optuna.pruners.BasePruner):
+    """Trial k ends at the first step asked from `ENDS[k]` on."""
+
+    def prune(self, study, trial):
+        return trial.last_step >= ENDS.get(trial.number, 100)
+
+
+@pytest.mark.parametrize("direction", ["minimize", "maximize"])
+def test_a_pruner_ends_trials_and_the_others_end_as_they_would(direction):
+    settings = [
+        {"hidden": (3,), "activation": activation, "optimizer": "adamw", "learning_rate": rate}
+        for rate in (0.01, 0.1, 1.0)
+        for activation in ("tanh", "relu")
+    ]
+    grid = [{key: [value] for key, value in one.items()} for one in settings]
+    full = jb.sweep(grid, MOONS.X, MOONS.y, epochs=10, folds=3, progress=False, record_every=1)
+    study = optuna.create_study(direction=direction, pruner=Rule())
+    seen = []
+    optimize_in_batches(
+        study,
+        lambda trial: settings[trial.number],
+        MOONS.X,
+        MOONS.y,
+        batches=1,
+        batch=6,
+        prune_at=[2, 5, 8],
+        record_every=1,
+        report=seen.append,
+        **OPTIONS,
+    )
+    ends = [10, 5, 8, 10, 2, 10]
+    assert seen[0].table["epochs"].tolist() == ends
+    for number, (trial, end) in enumerate(zip(study.trials, ends, strict=True)):
+        assert trial.user_attrs["epochs"] == end
+        assert trial.state.name == ("PRUNED" if end < 10 else "COMPLETE")
+        assert sorted(trial.intermediate_values) == [epoch for epoch in (2, 5, 8, 10) if epoch <= end]
+        assert trial.value == trial.intermediate_values[end]
+        if direction == "minimize":
+            for epoch, value in trial.intermediate_values.items():
+                assert value == full.validation_loss[number, :, epoch].mean()
+        elif end == 10:
+            assert trial.value == pytest.approx(full.table["validation_accuracy"][number])
+        if end == 10:
+            for split in range(3):
+                jax.tree.map(np.testing.assert_array_equal, seen[0].params(number, split), full.params(number, split))
+
+
+class Impatient(Rule):
+    """Presses Ctrl-C at step 5."""
+
+    def prune(self, study, trial):
+        if trial.number == 0 and trial.last_step == 5:
+            signal.raise_signal(signal.SIGINT)
+        return super().prune(study, trial)
+
+
+def test_after_ctrl_c_what_was_pruned_is_pruned_and_the_rest_is_told_as_it_is():
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0), pruner=Impatient())
+    with pytest.warns(RuntimeWarning, match="the search was interrupted"):
+        optimize_in_batches(study, suggest, MOONS.X, MOONS.y, batches=3, batch=6, prune_at=[2, 5, 8], **OPTIONS)
+    assert [trial.user_attrs["epochs"] for trial in study.trials] == [5, 5, 5, 5, 2, 5]
+    states = ["COMPLETE", "PRUNED", "COMPLETE", "COMPLETE", "PRUNED", "COMPLETE"]
+    assert [trial.state.name for trial in study.trials] == states
+
+
+PRUNERS = {
+    "median": lambda p: p.MedianPruner(n_startup_trials=3),
+    "percentile": lambda p: p.PercentilePruner(25.0, n_startup_trials=3, n_warmup_steps=3),
+    "halving": lambda p: p.SuccessiveHalvingPruner(min_resource=2, reduction_factor=2),
+    "hyperband": lambda p: p.HyperbandPruner(min_resource=2, max_resource=10, reduction_factor=2),
+    "patient": lambda p: p.PatientPruner(p.MedianPruner(n_startup_trials=3), patience=1),
+    "threshold": lambda p: p.ThresholdPruner(upper=0.6),
+    "wilcoxon": lambda p: p.WilcoxonPruner(p_threshold=0.2, n_startup_steps=1),
+}
+
+
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+@pytest.mark.parametrize("name", PRUNERS)
+def test_optunas_pruners_say_the_same_of_what_they_were_told(name):
+    """Who is pruned is what the pruner would say to anyone that reports these values: no step is left out, and none is
+    trained after it."""
+    pruner = PRUNERS[name](optuna.pruners)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0), pruner=pruner)
+    moments = [2, 4, 6, 8]
+    optimize_in_batches(study, suggest, MOONS.X, MOONS.y, batches=3, batch=6, prune_at=moments, frame=FRAME, **OPTIONS)
+    states = [trial.state.name for trial in study.trials]
+    assert set(states) <= {"PRUNED", "COMPLETE"}
+    assert "COMPLETE" in states
+    for trial in study.trials:
+        end = trial.user_attrs["epochs"]
+        assert trial.state.name == ("COMPLETE" if end == 10 else "PRUNED")
+        assert sorted(trial.intermediate_values) == [epoch for epoch in (*moments, 10) if epoch <= end]
+    if name == "threshold":
+        for trial in study.trials:
+            above = [step for step, value in trial.intermediate_values.items() if value > 0.6 and step < 10]
+            assert above == ([trial.last_step] if trial.state.name == "PRUNED" else [])
+    if name in ("median", "percentile", "patient"):  # which compare with completed trials
+        assert states[:6] == ["COMPLETE"] * 6
+    if name in ("median", "percentile", "halving", "hyperband", "threshold"):
+        assert "PRUNED" in states

@@ -86,7 +86,9 @@ def test_eight_devices_give_the_numbers_of_one(tmp_path, alone):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("options", [{}, {"patience": 2}, {"halving": 2}, {"patience": 1, "halving": 2}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"patience": 2}, {"halving": 2}, {"patience": 1, "halving": 2}, {"prune": 1}], ids=str
+)
 def test_two_processes_give_the_numbers_of_one_each(tmp_path, alone, options):
     finish(*start_two(tmp_path, **options))
     assert np.load(tmp_path / "two0.npz")["devices"] == 2
@@ -95,7 +97,7 @@ def test_two_processes_give_the_numbers_of_one_each(tmp_path, alone, options):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("options", [{}, {"patience": 2, "halving": 2}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"patience": 2, "halving": 2}, {"prune": 1}], ids=str)
 def test_two_processes_resume_after_a_kill(tmp_path, alone, options):
     saved = tmp_path / "runs"
     both = start_two(tmp_path, "killed", checkpoint=saved, slow=0.2, **options)

@@ -1,10 +1,12 @@
 """Optuna's ask and tell in batches: ask for many trials, train them as one sweep, tell all of them."""
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from jaxtyping import Bool, Float, Int
 
 from jaxbackprop._checks import check_integer
 from jaxbackprop.sweeps.interface import sweep
@@ -22,6 +24,7 @@ def optimize_in_batches(
     *,
     batches: int,
     batch: int = 32,
+    prune_at: Sequence[int] | None = None,
     report: Callable[[SweepResult], None] | None = None,
     **options: Any,
 ) -> "optuna.Study":
@@ -42,10 +45,13 @@ def optimize_in_batches(
     - `X`, `y`, and `options` such as `epochs`, `folds`, `patience`: as in `sweep`. With `frame`, a grid that holds all
       that may be suggested, only the first batch compiles.
     - `batches`, `batch`: how many, and of how many trials each.
+    - `prune_at`: epochs at which the study's pruner is asked: the value so far of each trial that still trains is
+      reported, as the step of that epoch, and those that should be pruned are trained no further. A batch is told at
+      its end, so that pruners that compare with completed trials, such as `MedianPruner`, begin with the second one.
     - `report`: called with the result of each batch.
 
     **Returns:** the study. Each trial has the user attributes "loss", "score" and "epochs"; one that diverged has
-    failed. After Ctrl-C the batch under way is told as it is, and the search ends.
+    failed, and one that was pruned is pruned. After Ctrl-C the batch under way is told as it is, and the search ends.
 
     **Raises:** `ValueError` as `sweep` does, and for a study of several objectives; the trials that were asked for then
     have failed.
@@ -62,6 +68,9 @@ def optimize_in_batches(
         options["room"] = batch
     for _ in range(batches):
         asked = [study.ask() for _ in range(batch)]
+        ended = np.zeros(batch, bool)
+        if prune_at is not None:
+            options |= {"prune": partial(_ask_pruner, asked, by_score, ended), "prune_at": prune_at}
         try:
             grid = [{key: [value] for key, value in suggest(trial).items()} for trial in asked]
             result = sweep(grid, X, y, **options)
@@ -77,13 +86,33 @@ def optimize_in_batches(
             trial.set_user_attr("score", float(scores[number]))
             trial.set_user_attr("epochs", int(result.table["epochs"][number]))
             bad = bool(result.table["diverged"][number]) or not np.isfinite(value)
-            if bad:
+            if ended[number]:
+                study.tell(trial, state=TrialState.PRUNED)
+            elif bad:
                 study.tell(trial, state=TrialState.FAIL)
             else:
+                if prune_at is not None and result.finished[number]:  # by it pruners know how long a training is
+                    trial.report(value, int(result.table["epochs"][number]))
                 study.tell(trial, value)
         if report is not None:
             report(result)
-        if not result.finished.all():
+        if not (result.finished | ended).all():
             warnings.warn("the search was interrupted, and ends with the batch under way", RuntimeWarning, stacklevel=2)
             break
     return study
+
+
+def _ask_pruner(
+    asked: Sequence[Any],
+    by_score: bool,
+    ended: Bool[np.ndarray, " batch"],
+    epoch: int,
+    living: Int[np.ndarray, " living"],
+    losses: Float[np.ndarray, " living"],
+    scores: Float[np.ndarray, " living"],
+) -> Bool[np.ndarray, " living"]:
+    """Report what the trials of a batch that still train are worth, ask which end, and note it in `ended`."""
+    for number, value in zip(living, scores if by_score else losses, strict=True):
+        asked[number].report(float(value), epoch)
+    ended[living] = [asked[number].should_prune() for number in living]
+    return ended[living]

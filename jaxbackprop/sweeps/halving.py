@@ -4,12 +4,11 @@ Karnin, Koren and Somekh 2013; Jamieson and Talwalkar 2016. Every rung multiplie
 the trials by it.
 """
 
-from typing import Any
-
 import numpy as np
 from jaxtyping import Float, Int
 
-from jaxbackprop.sweeps.state import DROPPED, TRAINING, Book
+from jaxbackprop.sweeps.pruning import judged
+from jaxbackprop.sweeps.state import DROPPED, Book
 
 RUNGS = 3  # at most: a first rung earlier than epochs / factor^2 judges trials that have hardly begun
 
@@ -34,18 +33,11 @@ def survivors(
     return np.sort(alive[order[:keep]])
 
 
-def drop_worst(book: Book, keep: int) -> Int[np.ndarray, " networks"]:
-    """At the end of a rung: the `keep` trials with the lowest loss, of held-out samples where there are any, averaged
-    over the splits, go on; the networks of the others that still train are dropped, and returned.
+def worst(book: Book, epoch: int, keep: int) -> Int[np.ndarray, " dropped"]:
+    """The trials to drop so that the `keep` with the lowest loss go on, of those not dropped before; see
+    `pruning.judged`. None where `keep` is 0, at the last rung.
 
     A trial that early stopping has ended competes with the loss of its best parameters, as the others do with theirs.
     """
-    outcome: Any = book.outcome()
-    loss = outcome.validation_loss if np.isfinite(outcome.validation_loss).any() else outcome.train_loss
-    status = book.status.reshape(-1, book.splits)
-    alive = np.flatnonzero(~(status == DROPPED).any(axis=1))
-    chosen = survivors(loss.reshape(-1, book.splits).mean(axis=1), alive, keep)
-    trial = np.arange(len(book.status)) // book.splits
-    dropped = np.flatnonzero((book.status == TRAINING) & ~np.isin(trial, chosen))
-    book.status[dropped] = DROPPED
-    return dropped
+    alive = np.flatnonzero(~(book.status.reshape(-1, book.splits) == DROPPED).any(axis=1))
+    return np.setdiff1d(alive, survivors(judged(book)[0], alive, keep)) if keep else alive[:0]

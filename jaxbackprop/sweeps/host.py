@@ -18,9 +18,10 @@ from jaxtyping import Int
 
 from jaxbackprop.network import Params
 from jaxbackprop.sweeps.grid import Trial
-from jaxbackprop.sweeps.halving import drop_worst
+from jaxbackprop.sweeps.halving import worst
 from jaxbackprop.sweeps.planner import Plan, Program
 from jaxbackprop.sweeps.program import AHEAD, Data, Recipe, batch_bytes, make_program
+from jaxbackprop.sweeps.pruning import drop_trials
 from jaxbackprop.sweeps.splits import Splits
 from jaxbackprop.sweeps.state import TRAINING, WAITING, Book, open_book
 from jaxbackprop.sweeps.stopping import Fall, Stopping
@@ -55,6 +56,7 @@ class Job:
     - `rule`, `fall`: how learning rates fall, see `stopping`; asks for a mark at every epoch.
     - `curves`: whether the metrics of every record are kept.
     - `at_once`: epochs from one look of the host to the next, at most; None for what takes about a second.
+    - `choose`: from the book and a rung to the trials that end there, see `pruning`.
     """
 
     plan: Plan
@@ -73,6 +75,7 @@ class Job:
     rule: str | None = None
     fall: Fall = CONSTANT
     at_once: int | None = None
+    choose: Callable[[Book, int, int], Int[np.ndarray, " trials"]] = worst
     columns: dict[str, np.ndarray] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -116,7 +119,7 @@ def train(job: Job, book: Book) -> Generator[Progress, None, None]:
         for program in job.plan.programs:
             for networks in _cohorts(book, program, epoch):
                 yield from _train_program(job, book, data, program, networks, epoch)
-        dropped = drop_worst(book, keep) if keep else np.zeros(0, int)
+        dropped = drop_trials(book, job.choose(book, epoch, keep))
         book.seated[dropped] = False
         book.rung[0] = rung + 1
         yield Progress(0, _steps_left(job, book, dropped), lambda: None)

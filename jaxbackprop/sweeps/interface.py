@@ -15,9 +15,10 @@ from jaxbackprop.losses import Objective
 from jaxbackprop.network import SCHEMES
 from jaxbackprop.sweeps.frame import plan_in_frame
 from jaxbackprop.sweeps.grid import Trial, expand
-from jaxbackprop.sweeps.halving import schedule
+from jaxbackprop.sweeps.halving import schedule, worst
 from jaxbackprop.sweeps.host import Job, agree, interruptible, new_book, train
 from jaxbackprop.sweeps.planner import CACHE, Plan, Workload, plan_trials
+from jaxbackprop.sweeps.pruning import Prune, check_moments, pruned
 from jaxbackprop.sweeps.result import SweepResult, make_result
 from jaxbackprop.sweeps.splits import Splits, make_splits
 from jaxbackprop.sweeps.starts import draw_members
@@ -43,6 +44,8 @@ def sweep(
     shuffle_seed: int = 0,
     patience: int | None = None,
     halving: int | None = None,
+    prune: Prune | None = None,
+    prune_at: Sequence[int] | None = None,
     checkpoint: str | Path | None = None,
     checkpoint_every: float = 60.0,
     devices: int | None = None,
@@ -78,6 +81,10 @@ def sweep(
       parameters of its best record.
     - `halving`: successive halving by this factor: a part of the trials goes on at each rung, those with the lowest
       validation loss, and the others end there.
+    - `prune`, `prune_at`: a rule of one's own instead: at each of these epochs `prune(epoch, trials, losses, scores)`
+      is asked, with the numbers of the trials that still train and their means over the splits, and answers with a
+      mask, True for a trial that ends there. It should go by its arguments alone, so that other processes, and the
+      same call after a crash, come to the same end.
     - `checkpoint`: a directory to save the training in every `checkpoint_every` seconds. After a crash or Ctrl-C the
       same call goes on from there and ends with the same numbers: bit by bit on the same machine, to rounding on other
       devices, another number of them, or with another budget.
@@ -111,7 +118,10 @@ def sweep(
     check_real("checkpoint_every", checkpoint_every, 0)
     check_integer("memory_budget", memory_budget, 1)
     mesh = make_mesh(devices)
-    rungs = [(epochs, 0)] if halving is None else schedule(epochs, len(trials), halving)
+    moments = check_moments(prune, prune_at, epochs)
+    if halving is not None and prune is not None:
+        raise ValueError("halving and prune were both given; trials end by one rule")
+    rungs = [(e, 0) for e in [*moments, epochs]] if halving is None else schedule(epochs, len(trials), halving)
     sizes = workload(splits, epochs, mesh.devices.size, memory_budget)._replace(monitored=patience is not None)
     job = Job(
         plan=_plan(trials, sizes, frame, room),
@@ -124,6 +134,7 @@ def sweep(
         shuffle_seed=shuffle_seed,
         monitor=None if patience is None else "validation",
         stopping=Stopping(patience or 0),
+        choose=worst if prune is None else partial(pruned, prune),
     )
     book = new_book(job)
     if checkpoint is None:

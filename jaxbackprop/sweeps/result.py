@@ -38,8 +38,8 @@ class SweepResult:
       over the folds, where there are any), the epochs it was trained for, and whether it diverged.
     - `epochs`: when the curves were recorded.
     - `train_loss`, `validation_loss`: the curves, [trials, splits, records]; NaN where a trial was not trained.
-    - `finished`: which trials were trained to the end, by their epochs or by early stopping; not those that successive
-      halving dropped or an interruption cut short.
+    - `finished`: which trials were trained to the end, by their epochs or by early stopping; not those that halving
+      or pruning dropped or an interruption cut short.
     - `plan`: the programs that trained the trials.
     - `objective`: what they were trained for; `targets`: how y was read, as the objective of that name reads it.
     """

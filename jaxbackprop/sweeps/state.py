@@ -20,7 +20,7 @@ from jaxbackprop.sweeps.grid import Trial
 
 Index = Int[np.ndarray, " _"]
 
-# What has become of a network: not begun, under way, or ended by early stopping, its last epoch, or halving.
+# What has become of a network: not begun, under way, or ended by early stopping, its last epoch, or at a rung.
 WAITING, TRAINING, STOPPED, COMPLETED, DROPPED = range(5)
 
 
@@ -57,7 +57,7 @@ class Book:
     - `metrics`, `record`, `running`: at the last record, its number, and the loss since then, as in `program.Carry`.
     - `rate`: the learning rate, where a rule lets it fall.
     - `curves`: the metrics of each record, [records, networks], NaN where there is none; None where nobody asks.
-    - `rung`: [1], how many rungs of successive halving are behind.
+    - `rung`: [1], how many rungs are behind.
     - `buffers`: the flat buffers, by type, that `kinds` are views of; `place` is kind and position of each network.
     """
 
