@@ -4,7 +4,8 @@ import json
 
 import numpy as np
 import pytest
-from hand_ins import COURSE, CS231N, DEEP, FUNCTION, HAND_INS, HARD, LISTS, MATRIX, MODEL, PAIR
+from hand_in_mistakes import HAND_INS
+from hand_ins import COURSE, CS231N, DEEP, FUNCTION, HARD, LISTS, MATRIX, MODEL, PAIR
 
 from jaxbackprop.auditing.command import examine_file
 from jaxbackprop.auditing.hand_in import opened, quiet
