@@ -166,6 +166,7 @@ def test_everything_public_is_there(site):
     line = re.search(r'href="(jaxbackprop/backprop.html)#(delta-(\d+))">line \3<', derivation)
     shown = (ROOT / "jaxbackprop" / "backprop.py").read_text().splitlines()[int(line[3]) - 1]
     assert shown == "def delta("
+    assert 'class="line"' not in (site / "speed.html").read_text(encoding="utf-8")  # where `sweep` is a row's name
     assert derivation.count("<math") > 12
     assert "$" not in re.sub(r"<(pre|script).*?</\1>", "", derivation, flags=re.DOTALL)
     gallery = (site / "experiments.html").read_text(encoding="utf-8")

@@ -87,7 +87,7 @@ class Site:
         return f"files/{path}.html"
 
     def link_names(self, html: str) -> str:
-        """Inline code that names something public leads to its page; in tables, to its line too."""
+        """Inline code that names something public leads to its page; in tables of code, to its line too."""
 
         def linked(match: re.Match[str]) -> str:
             where = reference_pages.find(match["name"], self.modules)
@@ -95,7 +95,7 @@ class Site:
                 return match[0]
             page, anchor, line = where
             link = f'<a href="{page}{"#" * bool(anchor)}{anchor}"><code>{match["name"]}</code></a>'
-            if line is not None and in_table(html, match.start()):
+            if line is not None and in_table_of_code(html, match.start()):
                 link += f'<a class="line" href="{page}#{anchor}-{line}">line {line}</a>'
             return link
 
@@ -127,9 +127,10 @@ class Site:
             self.write(page, path, f"<h1>{escape(path)}</h1>\n{code}", [], depth=page.count("/"))
 
 
-def in_table(html: str, place: int) -> bool:
-    """Whether a place of a page is in a table."""
-    return html.count("<td", 0, place) > html.count("</td>", 0, place)
+def in_table_of_code(html: str, place: int) -> bool:
+    """Whether a place lies in a table with a column of code, which leads from formulas to their lines."""
+    start = html.rfind("<table", 0, place)
+    return start > html.rfind("</table>", 0, place) and re.search(r"<th[^>]*>code</th>", html[start:place]) is not None
 
 
 def gallery() -> str:
