@@ -319,6 +319,23 @@ def test_it_says_why_it_has_stopped(settings, capsys):
     assert said[0].endswith("Stopping.")
 
 
+@pytest.mark.parametrize("incremental", [False, True])
+def test_it_says_where_an_adaptive_rate_falls(incremental, capsys):
+    settings = dict(TINY, solver="sgd", learning_rate="adaptive", shuffle=False, verbose=True)
+    settings |= {"max_iter": 60, "tol": 5e-2, "n_iter_no_change": 3, "learning_rate_init": 0.1}
+    said = []
+    for model in (BackpropClassifier(**settings, dtype="float64"), MLPClassifier(**settings)):
+        if incremental:
+            for _ in range(30):
+                model.partial_fit(X, Y, classes=np.unique(Y))
+        else:
+            model.fit(X, Y)
+        lines = capsys.readouterr().out.splitlines()
+        said.append([line if "rate" in line else line.partition(",")[2] for line in lines])
+    assert said[0] == said[1]
+    assert sum("Setting learning rate to" in line for line in said[0]) > 1
+
+
 def test_the_largest_seed_is_one():
     settings = dict(TINY, random_state=2**32 - 1, solver="sgd", shuffle=False)
     assert_same_network(BackpropClassifier(**settings, dtype="float64").fit(X, Y), MLPClassifier(**settings).fit(X, Y))

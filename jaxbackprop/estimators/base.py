@@ -26,7 +26,7 @@ from jaxbackprop.losses import get_objective
 from jaxbackprop.network import Layer, Params
 from jaxbackprop.sweeps.grid import Trial
 from jaxbackprop.sweeps.splits import Index, Splits, make_data
-from jaxbackprop.sweeps.stopping import Stopping
+from jaxbackprop.sweeps.stopping import FACTOR, SMALLEST, Stopping
 
 OUTPUT_ACTIVATIONS = {"softmax": "softmax", "sigmoid": "logistic", "squared": "identity", "poisson": "exp"}
 SEEDS = 2**31 - 1
@@ -194,7 +194,8 @@ class BaseBackprop(Settings):
         trial = self._trial(seed, len(train))
         warm = None if restart else self._warm(trial, incremental)
         splits = make_splits([samples], [(train, held_out)], self._objective())
-        schedule, report = self._schedule(seed, epochs), self._report(restart)
+        schedule = self._schedule(seed, epochs)
+        report = self._report(schedule, warm)
         with precision(samples.X.dtype), watched(self, X, y, sample_weight, epochs, "epoch") as after:
             watch = after and self._watch(after)
             course = train_one(trial, splits, schedule, self._machine(), warm, report, watch)
@@ -261,28 +262,39 @@ class BaseBackprop(Settings):
 
         return watch
 
-    def _report(self, restart: bool) -> Any:
-        """Prints what `verbose` asks for, as the epochs go by."""
-        epoch = 0
+    def _report(self, schedule: Schedule, warm: Warm | None) -> Any:
+        """Prints what `verbose` asks for, as the epochs go by; where an adaptive rate falls follows from the curve."""
+        epoch, patience = 0, schedule.stopping.patience
+        best, stale = (np.inf, 0) if warm is None else (warm.best, warm.stale)
+        rate = float(self.learning_rate_init) if warm is None else warm.learning_rate
 
         def report(curve: Float[np.ndarray, "3 epochs"]) -> None:
-            nonlocal epoch
+            nonlocal epoch, best, stale, rate
+            # in the precision of the program, which compares the same numbers
+            best, tolerance = curve.dtype.type(best), curve.dtype.type(self.tol)
             for loss, score, _ in curve.T if self.verbose else ():
                 epoch += 1
                 print(f"Iteration {epoch}, loss = {loss:.8f}")
                 if self.early_stopping:
                     print(f"Validation score: {score:f}")
+                value = -score if self.early_stopping else loss
+                stale = 0 if value <= best - tolerance else stale + 1
+                best = value if value < best else best
+                if schedule.rule == "adaptive" and stale >= patience and rate > SMALLEST:
+                    rate, stale = rate / FACTOR, 0
+                    print(f"{self._no_progress()} Setting learning rate to {rate:f}")
 
         return report
 
-    def _why_it_stopped(self) -> str:
+    def _no_progress(self) -> str:
         """In scikit-learn's words."""
         what = "Validation score" if self.early_stopping else "Training loss"
+        return f"{what} did not improve more than tol={self.tol:f} for {self.n_iter_no_change} consecutive epochs."
+
+    def _why_it_stopped(self) -> str:
+        """In scikit-learn's words."""
         falls = self.solver == "sgd" and self.learning_rate == "adaptive"
-        return (
-            f"{what} did not improve more than tol={self.tol:f} for {self.n_iter_no_change} consecutive epochs. "
-            f"{'Learning rate too small. ' if falls else ''}Stopping."
-        )
+        return f"{self._no_progress()} {'Learning rate too small. ' if falls else ''}Stopping."
 
     def _take(self, course: Course, trial: Trial, samples: int, restart: bool) -> None:
         """The attributes that scikit-learn's estimators have after `fit`."""
