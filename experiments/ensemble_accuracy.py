@@ -9,7 +9,7 @@ import time
 import warnings
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -22,10 +22,20 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from jaxbackprop import sweep, use_all_cores
-from jaxbackprop.data import load, standardize
+from jaxbackprop.data import Dataset, load, standardize
+from jaxbackprop.estimators.numerical import embed, fit_embedding
 from jaxbackprop.estimators.space import draw_candidates
 from jaxbackprop.sweeps.calibration import reliability
 from jaxbackprop.tables import save_table
+
+
+def thresholds(samples: int = 800, seed: int = 0) -> Dataset:
+    """Numbers that jump where one of eight features crosses a threshold, with some noise."""
+    generator = np.random.default_rng(seed)
+    X = generator.normal(size=(samples, 8))
+    places, jumps = generator.normal(size=(2, 8, 4))
+    y = ((X[:, :, None] > places) * jumps).sum(axis=(1, 2)) + 0.3 * generator.normal(size=samples)
+    return Dataset("thresholds", X, y, tuple(f"x{j}" for j in range(8)), ())
 
 
 def judge(y: np.ndarray, y_hat: np.ndarray, numbers: bool) -> dict[str, float]:
@@ -78,6 +88,7 @@ def main(
     epochs: int = 200,
     folds: int = 5,
     repeats: int = 2,
+    embedding: Literal["piecewise_linear", "periodic"] | None = None,
 ) -> pd.DataFrame:
     """Judge all of them on folds that they were not trained on.
 
@@ -88,12 +99,13 @@ def main(
         epochs: Passes over the samples, at most.
         folds: Parts that each set is divided into.
         repeats: How often it is divided.
+        embedding: Of the features that the ensemble and the best candidate see.
     """
     use_all_cores()
     rows = []
     for name in datasets:
-        data = load(name)
-        numbers = name == "diabetes"
+        data = thresholds() if name == "thresholds" else load(name)
+        numbers = data.task == "regression"
         kind = RepeatedKFold if numbers else RepeatedStratifiedKFold
         splits = kind(n_splits=folds, n_repeats=repeats, random_state=0).split(data.X, data.y)
         for k, (train, test) in enumerate(splits):
@@ -102,7 +114,9 @@ def main(
                 y = (y - y[train].mean()) / y[train].std()
             X, new = (standardize(data.X[train], data.X[part])[1] for part in (train, test))
             start = time.perf_counter()
-            found = ours(X, y[train], new, numbers, candidates, epochs, k)
+            fitted = None if embedding is None else fit_embedding(embedding, X, None, k)
+            seen = [X, new] if fitted is None else [embed(fitted, part) for part in (X, new)]
+            found = ours(seen[0], y[train], seen[1], numbers, candidates, epochs, k)
             seconds, temperature = time.perf_counter() - start, found.pop("temperature")
             found |= theirs(X, y[train], new, numbers, k)
             new_rows = [{"data": name, "model": m, "fold": k, **judge(y[test], p, numbers)} for m, p in found.items()]

@@ -70,6 +70,7 @@ def roomy(name):
             {"heads": 4, "key_heads": 2, "causal": True},
         ),
         "positional_embedding": lambda: ((normal(3, 4, 5), normal(3, 6)), {}),
+        "periodic": lambda: ((normal(3, 5), normal(3, 4)), {}),
         "residual": lambda: ((normal(3, 5), normal(3, 5)), {}),
     }[name]()
 

@@ -34,5 +34,6 @@ MUTANTS = {
     "gru": sequence.gru,
     "attention": sequence.attention,
     "positional_embedding": pointwise.positional_embedding,
+    "periodic": pointwise.periodic,
     "residual": pointwise.residual,
 }

@@ -217,6 +217,26 @@ def positional_embedding(dout, x, w, mistake=None):
     return (0 * dout if mistake == "input_forgotten" else dout), dw
 
 
+def periodic(dout, x, c, mistake=None):
+    dx, dc = np.zeros_like(x), np.zeros_like(c)
+    waves, factor = c.shape[1], 1 if mistake == "two_pi_forgotten" else 2 * np.pi
+    for d, k in np.ndindex(c.shape):
+        v = 2 * np.pi * c[d, k] * x[:, d]
+        of_sin, of_cos = np.cos(v), -np.sin(v)
+        if mistake == "cosine_added":
+            of_cos = -of_cos
+        if mistake == "cosine_forgotten":
+            of_cos = 0 * of_cos
+        if mistake == "not_differentiated":
+            of_sin, of_cos = np.sin(v), np.cos(v)
+        dv = of_sin * dout[:, d, k] + of_cos * dout[:, d, waves + k]
+        dx[:, d] += factor * c[d, k] * dv
+        dc[d, k] = factor * (x[:, d] * dv).sum()
+    if mistake == "averaged":
+        dc = dc / len(x)
+    return (0 * dx if mistake == "input_forgotten" else dx), dc
+
+
 def residual(dout, x, branch, mistake=None):
     mask = dout * (x + branch > 0)
     return {

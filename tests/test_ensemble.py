@@ -1,5 +1,7 @@
 """Ensembles: selection, calibration and prediction as written out, and the estimators' contract."""
 
+import subprocess
+import sys
 import warnings
 
 import numpy as np
@@ -25,7 +27,10 @@ from jaxbackprop.estimators import (
     SweepEnsembleClassifier,
     SweepEnsembleRegressor,
     SweepSearchCV,
+    ensemble_file,
     load,
+    model_file,
+    numerical,
     save,
 )
 from jaxbackprop.estimators.space import DEFAULT_SPACE, draw_candidates
@@ -218,6 +223,71 @@ def test_a_file_keeps_names_and_labels(model, tmp_path):
     assert again.temperature_ == model.temperature_
 
 
+def test_bins_are_the_papers_and_end_at_quantiles():
+    generator = np.random.default_rng(0)
+    x, weights = generator.normal(size=60), generator.integers(0, 3, 60)
+    inputs = np.stack([x, generator.integers(0, 2, 60), np.ones(60), x**3], axis=1)
+    bins = numerical.fit_embedding("piecewise_linear", inputs, weights.astype(float), 0)
+    new = np.r_[inputs, 10 * inputs, -10 * inputs]
+    columns = [new[:, 1], new[:, 2]]
+    for j in (0, 3):
+        shares = np.linspace(0, 1, numerical.BINS + 1)
+        edges = np.unique(np.quantile(np.repeat(inputs[:, j], weights), shares, method="inverted_cdf"))
+        for t in range(1, len(edges)):
+            low, high = edges[t - 1], edges[t]
+            part = [(value - low) / (high - low) for value in new[:, j]]
+            if t > 1:
+                part = [max(value, 0) for value in part]
+            if t < len(edges) - 1:
+                part = [min(value, 1) for value in part]
+            columns.append(part)
+    np.testing.assert_allclose(numerical.embed(bins, new), np.stack(columns, axis=1), rtol=1e-12, atol=1e-15)
+
+
+def test_waves_stand_beside_the_features():
+    inputs = np.stack([np.linspace(-2, 2, 9), np.arange(9) % 2], axis=1)
+    waves = numerical.fit_embedding("periodic", inputs, None, 0)
+    turned = np.exp(2j * np.pi * np.outer(inputs[:, 0], waves.frequency))
+    expected = np.hstack([inputs, turned.imag, turned.real])
+    np.testing.assert_allclose(numerical.embed(waves, inputs), expected, rtol=1e-12, atol=1e-15)
+
+
+IN_ANOTHER_PROCESS = """
+import sys
+import numpy as np
+from jaxbackprop.estimators import load
+np.save(sys.argv[2], load(sys.argv[1]).predict(np.load(sys.argv[2])))
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "embedding"), [(SweepEnsembleRegressor, "piecewise_linear"), (SweepEnsembleClassifier, "periodic")]
+)
+def test_an_embedding_predicts_the_same_out_of_its_file(kind, embedding, tmp_path):
+    model = clone(kind(**SMALL)).set_params(numerical_embedding=embedding).fit(X, Y)
+    assert model.score(X, Y) > 0.9
+    path, samples = save(model, tmp_path / "ensemble.safetensors"), tmp_path / "samples.npy"
+    np.save(samples, X)
+    subprocess.run([sys.executable, "-c", IN_ANOTHER_PROCESS, str(path), str(samples)], check=True)
+    np.testing.assert_array_equal(np.load(samples), model.predict(X))
+    model.set_params(numerical_embedding=None)  # says what the next fit does
+    np.testing.assert_array_equal(np.load(samples), model.predict(X))
+
+
+def test_files_from_before_embeddings(model, tmp_path, monkeypatch):
+    def before(estimator):
+        arrays, about = ensemble_file.ensemble_contents(estimator)
+        del about["embedding"], about["settings"]["numerical_embedding"]
+        return arrays, about
+
+    with monkeypatch.context() as earlier:
+        earlier.setattr(model_file, "FORMAT", 2)
+        earlier.setattr(model_file, "ensemble_contents", before)
+        path = save(model, tmp_path / "ensemble.safetensors")
+    frame = pd.DataFrame(X, columns=list("abcd"))
+    np.testing.assert_array_equal(load(path).predict_proba(frame), model.predict_proba(frame))
+
+
 def test_plot(model):
     ax = model.plot()
     np.testing.assert_array_equal(
@@ -304,6 +374,8 @@ def test_bad_input(as_users_run_it, tmp_path):
         SweepEnsembleClassifier(**{**SMALL, "space": {"l2": 0.1}}).fit(X, Y)
     with pytest.raises(ValueError, match="'n_candidates' parameter of SweepEnsembleClassifier must be an int"):
         SweepEnsembleClassifier(n_candidates=0).fit(X, Y)
+    with pytest.raises(ValueError, match=r"'numerical_embedding' parameter of .* must be a str among"):
+        SweepEnsembleClassifier(numerical_embedding="linear").fit(X, Y)
     with pytest.raises(ValueError, match="at least two classes, got one class"):
         SweepEnsembleClassifier(**SMALL).fit(X, np.zeros(150, int))
     with pytest.raises(ValueError, match="batch_size=1000 is larger"):
@@ -312,14 +384,17 @@ def test_bad_input(as_users_run_it, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("kind", [SweepEnsembleClassifier, SweepEnsembleRegressor])
-def test_scikit_learns_checks(kind, as_users_run_it):
+@pytest.mark.parametrize(("kind", "embedding"), [
+    (SweepEnsembleClassifier, None), (SweepEnsembleRegressor, None),
+    (SweepEnsembleClassifier, "periodic"), (SweepEnsembleRegressor, "piecewise_linear"),
+])  # fmt: skip
+def test_scikit_learns_checks(kind, embedding, as_users_run_it):
     # A mask goes by a sample's place: with dropout a sample twice is not one that counts twice.
     space = {"hidden": [(8,)], "activation": ["tanh"], "dropout": [0.0]}
     small = {"n_candidates": 2, "space": space, "cv": 2, "bags": 2}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # checks that skip themselves say so
-        checked = kind(**small, max_iter=60, batch_size=None, dtype="input")
+        checked = kind(**small, max_iter=60, batch_size=None, dtype="input", numerical_embedding=embedding)
         results = estimator_checks.check_estimator(checked, on_fail=None)
     assert {r["check_name"]: r["exception"] for r in results if r["status"] == "failed"} == {}
     assert len(results) > 50

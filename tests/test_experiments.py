@@ -73,7 +73,7 @@ SMALL_ON_ALL_CORES = [
     ("ensemble", "--candidates 3 --samples 60 --epochs 20", ["ensemble.png"], "temperature"),
     (
         "ensemble_accuracy",
-        "--datasets wine diabetes --candidates 2 --folds 2 --repeats 1 --epochs 10",
+        "--datasets wine thresholds --candidates 2 --folds 2 --repeats 1 --epochs 10 --embedding periodic",
         ["ensemble_accuracy.csv"],
         "HistGradientBoosting",
     ),

@@ -3,6 +3,7 @@
     stack0/weight/0, stack0/bias/0, …   networks of one depth and activation: [networks, out, in], [networks, out]
     stack0/shares                       what each of them counts in the mean
     center, scale                       the features' means and deviations; of a regressor the targets' too
+    embedding/low, …                    the bins or frequencies of the features' embedding
     members, weights, curve/loss, …     the attributes of that name
 
 Distributions of the space are kept by their names in `scipy.stats` and their numbers; a splitter is left out.
@@ -20,6 +21,7 @@ from jaxbackprop.estimators.ensemble import (
     SweepEnsembleRegressor,
     column_of,
 )
+from jaxbackprop.estimators.numerical import EMBEDDINGS
 from jaxbackprop.estimators.plain_data import plain, restored
 from jaxbackprop.network import Layer
 from jaxbackprop.sweeps.mixture import Mixture, Stack
@@ -43,6 +45,9 @@ def ensemble_contents(estimator: BaseSweepEnsemble) -> tuple[dict[str, np.ndarra
         **{f"curve/{key}": line for key, line in mixture.curve.items()},
         **{f"result/{key}": a for key, a in estimator.cv_results_.items() if _is_numeric(a)},
     }
+    embedding = estimator.embedding_
+    if embedding is not None:
+        arrays |= {f"embedding/{key}": a for key, a in embedding._asdict().items()}
     if isinstance(estimator, SweepEnsembleRegressor):
         arrays |= {"target_center": estimator.target_center_, "target_scale": estimator.target_scale_}
     for k, stack in enumerate(mixture.stacks):
@@ -55,6 +60,7 @@ def ensemble_contents(estimator: BaseSweepEnsemble) -> tuple[dict[str, np.ndarra
             arrays |= {f"stack{k}/weight/{l}": np.asarray(layer.weight), f"stack{k}/bias/{l}": np.asarray(layer.bias)}
     about = {
         "settings": {name: _setting(name, value) for name, value in estimator.get_params(deep=False).items()},
+        "embedding": next((name for name, kind in EMBEDDINGS.items() if isinstance(embedding, kind)), None),
         "activations": [stack.activation for stack in mixture.stacks],
         "layers": [len(stack.params) for stack in mixture.stacks],
         "objective": mixture.objective,
@@ -102,6 +108,9 @@ def rebuild_ensemble(about: Mapping[str, Any], arrays: Mapping[str, np.ndarray])
         )
     )
     estimator.center_, estimator.scale_ = arrays["center"], arrays["scale"]
+    # Files of formats 1 and 2 know no embedding.
+    kind = EMBEDDINGS[about["embedding"]] if about.get("embedding") is not None else None
+    estimator.embedding_ = None if kind is None else kind(*(arrays[f"embedding/{key}"] for key in kind._fields))
     for name, value in about["fitted"].items():
         setattr(estimator, name, value)
     results = {key: restored(value) for key, value in about["results"].items()}

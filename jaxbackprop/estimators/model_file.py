@@ -32,7 +32,7 @@ from jaxbackprop.estimators.regressor import BackpropRegressor
 from jaxbackprop.files import whole_file
 from jaxbackprop.optimizers import get_optimizer
 
-FORMAT = 2
+FORMAT = 3
 KEY = "jaxbackprop"
 ESTIMATORS: dict[str, type[BaseBackprop]] = {kind.__name__: kind for kind in (BackpropClassifier, BackpropRegressor)}
 FITTED = (
@@ -112,8 +112,8 @@ def load(path: str | Path) -> BaseBackprop | BaseSweepEnsemble:
         raise ValueError(f"path={str(path)!r} was not written by jaxbackprop: its metadata lack the key {KEY!r}")
     try:
         about = json.loads(metadata[KEY])
-        if about["format"] not in (1, FORMAT):
-            raise ValueError(f"its format is {about['format']!r}, this version reads 1 and {FORMAT}")
+        if about["format"] not in range(1, FORMAT + 1):
+            raise ValueError(f"its format is {about['format']!r}, this version reads 1 to {FORMAT}")
         if about.pop("sha256") != _digest(arrays, about):
             raise ValueError("its contents are not those that were written")
         own: Any = rebuild_ensemble if about["estimator"] in ENSEMBLES else _rebuild

@@ -40,6 +40,7 @@ FILES: dict[str, str] = {
     "gru": "gru",
     "attention": "attention",
     "positional_embedding": "positional_embedding",
+    "periodic": "periodic",
     "residual": "residual",
 }
 

@@ -162,6 +162,11 @@ def _positional(rng: Rng, normal: Normal) -> Example:
     return Example((normal(d, t, n), normal(d, t + 1)), {})
 
 
+def _periodic(rng: Rng, normal: Normal) -> Example:
+    d, waves, n = _sizes(rng, 3)
+    return Example((normal(d, n), normal(d, waves)), {})
+
+
 def _residual(rng: Rng, normal: Normal) -> Example:
     shape = _sizes(rng, 2)
     return Example((normal(*shape), normal(*shape)), {})
@@ -189,5 +194,6 @@ CASES: dict[str, Callable[[Rng, Normal], Example]] = {
     "gru": _recurrent(3, 2),
     "attention": _attention,
     "positional_embedding": _positional,
+    "periodic": _periodic,
     "residual": _residual,
 }
