@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from jaxbackprop.sweeps.program import make_program
+
 MEMORY = """
 import numpy as np, jaxbackprop as jb
 
@@ -113,3 +115,28 @@ def test_folds_and_devices_share_one_copy_of_the_data():
     data, more = map(int, run.stdout.split())
     # The copy that is trained on, for a moment another one in a row with it, and the samples of one fold to score.
     assert more < 3.5 * data
+
+
+MAPS = """
+import functools, numpy as np, jaxbackprop as jb
+from jaxbackprop.sweeps import host
+
+host.make_program = functools.lru_cache(maxsize=4)(host.make_program.__wrapped__)
+X, y, counts = np.eye(6), np.arange(6) % 2, []
+for hidden in range(1, 17):
+    jb.sweep({"hidden": [(hidden,)]}, X, y, epochs=1, validation=None, progress=False)
+    counts.append(sum(1 for _ in open("/proc/self/maps")))
+print(counts[3], counts[7], counts[-1])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux tells a process's memory map")
+def test_programs_that_are_let_go_give_back_their_pieces_of_the_memory_map():
+    """Of which a process has a limited number; else XLA dies after some hundred programs."""
+    run = subprocess.run([sys.executable, "-c", MAPS], capture_output=True, text=True, timeout=300, check=False)
+    assert run.returncode == 0, run.stderr
+    four, eight, sixteen = map(int, run.stdout.split())
+    assert make_program.cache_info().maxsize <= 256
+    assert sixteen - eight < (eight - four) / 2 + 100
+

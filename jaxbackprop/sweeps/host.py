@@ -20,7 +20,7 @@ from jaxbackprop.network import Params
 from jaxbackprop.sweeps.grid import Trial
 from jaxbackprop.sweeps.halving import worst
 from jaxbackprop.sweeps.planner import Plan, Program
-from jaxbackprop.sweeps.program import AHEAD, Data, Recipe, batch_bytes, make_program
+from jaxbackprop.sweeps.program import AHEAD, Data, Recipe, batch_bytes, make_program, shapes_of
 from jaxbackprop.sweeps.pruning import drop_trials
 from jaxbackprop.sweeps.splits import Splits
 from jaxbackprop.sweeps.state import TRAINING, WAITING, Book, open_book
@@ -271,7 +271,7 @@ def _call(
         batches = put(order, job.mesh, spread=False)
     patience, tolerance, strict = job.stopping
     limits: Any = (np.int32(patience), np.asarray(tolerance, splits.dtype), np.bool_(strict))
-    carry, curves = make_program(job.mesh, recipe)(
+    arguments = (
         run.carry,
         run.settings,
         data,
@@ -284,6 +284,7 @@ def _call(
         Stopping(*limits),
         Fall(*(np.asarray(number, splits.dtype) for number in job.fall)),
     )
+    carry, curves = make_program(job.mesh, recipe, shapes_of(arguments))(*arguments)
     return run._replace(carry=jax.block_until_ready(carry), epoch=run.epoch + epochs * times), curves
 
 

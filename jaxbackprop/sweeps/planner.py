@@ -292,8 +292,11 @@ def _plan_shapes(
     while len(boxes) < allowed:
         most = max(range(len(boxes)), key=lambda k: boxes[k].saving)
         box = boxes[most]
-        waste = 1 - useful / sum(b.cost for b in boxes)
-        if box.sides is None or (waste <= MAX_WASTE and box.saving * steps / workload.devices <= compile_seconds):
+        cost = sum(b.cost for b in boxes)
+        seconds = steps / workload.devices
+        # Padding may waste more than its share of a training that is over before another program would be compiled.
+        frugal = 1 - useful / cost <= MAX_WASTE or cost * seconds <= QUICK * compile_seconds
+        if box.sides is None or (frugal and box.saving * seconds <= compile_seconds):
             break
         boxes[most : most + 1] = [_box(box.shapes[side], box.counts[side], work) for side in box.sides]
     programs = []

@@ -29,6 +29,7 @@ from jaxbackprop.sweeps.updates import clear_padding, make_update
 from jaxbackprop.training import State, take_batch
 
 GRID_AXIS = "grid"
+LIVE = 128  # compiled programs, at most; each takes some 200 pieces of the memory map, of which Linux gives 65,530
 AHEAD = 2**26  # bytes of batches, at most, that are taken out of the data before the chunks are visited
 
 
@@ -254,13 +255,18 @@ def at(tree: Any, index: Array) -> Any:
     return jax.tree.map(lambda array: lax.dynamic_index_in_dim(array, index, keepdims=False), tree)
 
 
-@functools.lru_cache(maxsize=256)
-def make_program(mesh: Mesh, recipe: Recipe) -> Any:
+def shapes_of(arguments: Any) -> tuple[Any, ...]:
+    """What a program is compiled for, of its arguments."""
+    return tuple((leaf.shape, leaf.dtype.name) for leaf in jax.tree.leaves(arguments))
+
+
+@functools.lru_cache(maxsize=LIVE)
+def make_program(mesh: Mesh, recipe: Recipe, shapes: tuple[Any, ...]) -> Any:
     """The compiled function
 
         (carry, settings, data, batches, first, length, times, chunks, measure, stopping, fall) -> carry, curves
 
-    that takes `times` times `length` steps, from number `first` of the training on, each time with a record if
+    for arguments of some shapes (see `shapes_of`), that takes `times` times `length` steps, from number `first` of the training on, each time with a record if
     `measure`. `batches` is [splits, steps, batch_size], for all the steps of a call, or None for full batches; `chunks`
     is how many chunks of each device to visit. A chunk whose networks have all stopped is left. `curves` are metrics
     [chunks, networks, records], NaN where nothing was trained; None for no records. The carry is donated.
