@@ -139,4 +139,3 @@ def test_programs_that_are_let_go_give_back_their_pieces_of_the_memory_map():
     four, eight, sixteen = map(int, run.stdout.split())
     assert make_program.cache_info().maxsize <= 256
     assert sixteen - eight < (eight - four) / 2 + 100
-

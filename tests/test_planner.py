@@ -67,8 +67,12 @@ def test_a_thousand_trials_of_a_hundred_widths_take_few_programs_and_waste_littl
     # Counted anew, in multiplications and additions of the matrix products alone.
     products = sum((10 + 2) * program.hidden[0] * len(program.networks) for program in plan.programs)
     useful = sum((10 + 2) * trial.hidden[0] for trial in trials)
-    assert 1 - useful / products <= 0.3
-    assert plan.waste <= 0.3
+    # Padding may waste more only where all the training is over before one more program would be compiled.
+    if sum(program.seconds for program in plan.programs) > plan.programs[0].compile_seconds:
+        assert 1 - useful / products <= 0.3
+        assert plan.waste <= 0.3
+    else:
+        assert epochs == 1
 
 
 def test_longer_training_is_worth_more_compiling():

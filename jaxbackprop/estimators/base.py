@@ -141,6 +141,7 @@ class BaseBackprop(Settings):
             beta_1=float(self.beta_1),
             beta_2=float(self.beta_2),
             epsilon=float(self.epsilon),
+            dropout=float(self.dropout),
             optimizer="adam_hat" if self.solver == "adam" else plain,
             batch_size=None if batch >= samples else batch,
         )
@@ -185,13 +186,19 @@ class BaseBackprop(Settings):
             raise ValueError("partial_fit does not support early_stopping=True")
         seed = draw_seed(self.random_state)
         if self.solver == "lbfgs":
+            if self.dropout > 0:
+                raise ValueError(
+                    f"dropout={self.dropout} goes with solver='sgd' or 'adam': the line searches of 'lbfgs' compare "
+                    "losses, which masks would change from one to the next"
+                )
             with watched(self, X, y, sample_weight, self.max_iter + 1, "iteration") as after:
                 return self._fit_lbfgs(samples, seed, restart, after and self._watch(after))
         train, held_out = self._hold_out(samples, seed)
         if not isinstance(self.batch_size, str) and self.batch_size > len(train):
             warnings.warn("Got `batch_size` larger than sample size. It is going to be clipped", stacklevel=3)
         epochs = 1 if incremental else self.max_iter
-        trial = self._trial(seed, len(train))
+        # A seed gives the start, and masks by the number of the step: what goes on must not draw the first ones again.
+        trial = self._trial(seed if restart else (seed + self.t_) % 2**32, len(train))
         warm = None if restart else self._warm(trial, incremental)
         splits = make_splits([samples], [(train, held_out)], self._objective())
         schedule = self._schedule(seed, epochs)

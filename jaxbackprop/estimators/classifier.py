@@ -47,6 +47,8 @@ class BackpropClassifier(ClassifierMixin, BaseBackprop):
     - `warm_start`: whether `fit` goes on from the last solution.
     - `early_stopping`, `validation_fraction`: hold out a part of the samples, stop by their score, keep the best.
     - `class_weight`: weights of the classes, a dict or "balanced"; None for all alike.
+    - `dropout`: the rate at which units of the hidden layers are dropped while training, by masks that follow from the
+      seed and the number of the step; for "sgd" and "adam".
     - `verbose`: whether to print the loss of each epoch.
     - `dtype`: "float32", "float64", or "input" for the type of X, as scikit-learn trains: X of float32 in float32, any
       other in float64. JAX's configuration plays no part, and is left as it is.
@@ -90,6 +92,7 @@ class BackpropClassifier(ClassifierMixin, BaseBackprop):
         n_iter_no_change: Any = 10,
         max_fun: Any = 15000,
         class_weight: Any = None,
+        dropout: Any = 0.0,
         dtype: Any = "float32",
         memory_budget: Any = MEMORY,
         devices: Any = None,
@@ -118,6 +121,7 @@ class BackpropClassifier(ClassifierMixin, BaseBackprop):
             epsilon=epsilon,
             n_iter_no_change=n_iter_no_change,
             max_fun=max_fun,
+            dropout=dropout,
             dtype=dtype,
             memory_budget=memory_budget,
             devices=devices,

@@ -9,13 +9,14 @@ from sklearn.utils._param_validation import Interval, Options, StrOptions
 
 from jaxbackprop.activations import ACTIVATIONS
 from jaxbackprop.estimators.callbacks import CallbackSupportMixin
+from jaxbackprop.sweeps.grid import MOST_DROPPED
 
 ALIASES = {"logistic": "sigmoid"}  # scikit-learn's name, and the document's
 MEMORY = 2**32  # bytes that a training may take, by default
 
 
 class Settings(CallbackSupportMixin, BaseEstimator):
-    """`MLPClassifier`'s parameters, and `dtype`, `memory_budget` and `devices`."""
+    """`MLPClassifier`'s parameters, and `dropout`, `dtype`, `memory_budget` and `devices`."""
 
     _parameter_constraints: dict = {  # noqa: RUF012  scikit-learn's convention
         "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
@@ -41,6 +42,7 @@ class Settings(CallbackSupportMixin, BaseEstimator):
         "epsilon": [Interval(Real, 0, None, closed="neither")],
         "n_iter_no_change": [Interval(Integral, 1, None, closed="left"), Options(Real, {np.inf})],
         "max_fun": [Interval(Integral, 1, None, closed="left")],
+        "dropout": [Interval(Real, 0, MOST_DROPPED, closed="both")],
         "dtype": [StrOptions({"float32", "float64", "input"})],
         "memory_budget": [Interval(Integral, 1, None, closed="left")],
         "devices": [Interval(Integral, 1, None, closed="left"), None],
@@ -71,6 +73,7 @@ class Settings(CallbackSupportMixin, BaseEstimator):
         epsilon: Any,
         n_iter_no_change: Any,
         max_fun: Any,
+        dropout: Any,
         dtype: Any,
         memory_budget: Any,
         devices: Any,
@@ -98,6 +101,7 @@ class Settings(CallbackSupportMixin, BaseEstimator):
         self.epsilon = epsilon
         self.n_iter_no_change = n_iter_no_change
         self.max_fun = max_fun
+        self.dropout = dropout
         self.dtype = dtype
         self.memory_budget = memory_budget
         self.devices = devices
