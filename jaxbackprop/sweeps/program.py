@@ -267,10 +267,10 @@ def make_program(mesh: Mesh, recipe: Recipe, shapes: tuple[Any, ...]) -> Any:
         (carry, settings, data, batches, first, length, times, chunks, measure, stopping, fall) -> carry, curves
 
     for arguments of some shapes (see `shapes_of`). It takes `times` times `length` steps, from number `first` of the
-    training on, each time with a record if `measure`. `batches` is [splits, steps, batch_size], for all the steps of a call, or
-    None for full batches; `chunks` is how many chunks of each device to visit. A chunk whose networks have all stopped
-    is left. `curves` are metrics [chunks, networks, records], NaN where nothing was trained; None for no records. The
-    carry is donated.
+    training on, each time with a record if `measure`. `batches` is [splits, steps, batch_size], for all the steps of a
+    call, or None for full batches; `chunks` is how many chunks of each device to visit. A chunk whose networks have all
+    stopped is left. `curves` are metrics [chunks, networks, records], NaN where nothing was trained; None for no
+    records. The carry is donated.
     """
 
     def run(
