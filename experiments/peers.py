@@ -300,3 +300,13 @@ def whole_sweep(settings: Mapping[str, Any], X: np.ndarray, y: np.ndarray, epoch
         return Outcome(time.perf_counter() - start, np.nan)
 
     return run
+
+
+def matrix_products(n: int) -> dict[str, Run]:
+    """Plain float32 products of squares, 2 n^3 floating-point operations each: what there is to be reached."""
+    square = np.random.default_rng(0).standard_normal((n, n), np.float32)
+    on_device, product = jax.device_put(square), jax.jit(jnp.matmul)
+    return {
+        f"jnp.matmul, {n} x {n}": clocked(lambda: product(on_device, on_device)),
+        f"NumPy, {n} x {n}": clocked(lambda: square @ square),
+    }

@@ -17,12 +17,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import peers
 import tyro
-from peers import L2, SAMPLES, Outcome, Peer, Run, Task, clocked, make_task, some, swept, vmapped_fit, whole_sweep
+from peers import L2, SAMPLES, Outcome, Peer, Run, Task, make_task, some, swept, vmapped_fit, whole_sweep
 
 from jaxbackprop import plan, use_all_cores
 from jaxbackprop.data import load, standardize
@@ -137,13 +136,9 @@ def measure_digits(size: Size) -> dict[str, float]:
     flops = training_flops((X.shape[1], 64, 10), len(X)) * networks * size.digits
     runs: dict[str, Run] = {"training": whole_sweep(settings, X.astype(np.float32), data.y, size.digits)}
     work: dict[str, float] = {"training": flops}
-    product = jax.jit(jnp.matmul)
     for n in (1024, 2048, 4096) if size.rounds > 1 else (256,):
-        square = np.random.default_rng(0).standard_normal((n, n), np.float32)
-        on_device = jax.device_put(square)
-        runs[f"jnp.matmul, {n} x {n}"] = clocked(partial(product, on_device, on_device))
-        runs[f"NumPy, {n} x {n}"] = clocked(partial(np.matmul, square, square))
-        work |= {f"jnp.matmul, {n} x {n}": 2 * n**3, f"NumPy, {n} x {n}": 2 * n**3}
+        products = peers.matrix_products(n)
+        runs, work = runs | products, work | dict.fromkeys(products, 2 * n**3)
     best, _ = race(runs, size.rounds)
     return {name: rate_of(best[name], work[name]) / 1e9 for name in runs}
 

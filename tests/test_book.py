@@ -120,6 +120,8 @@ def test_measured_tables_come_from_results(tables, tmp_path, monkeypatch):
         "microseconds_per_network_step": {"1000": 0.5, "100000": 0.6},
     }  # fmt: skip
     (tmp_path / "throughput.json").write_text(json.dumps(numbers))
+    row = {"network_steps_per_second": 1234.5, "sweep_over_it": 2.5, "of_matrix_product": 0.125}
+    (tmp_path / "pack.json").write_text(json.dumps({"programs": {"PyTorch bmm": row, "PyTorch bmm, one core": row}}))
     head = 'data,candidates,timed,scikit-learn / s,ours / s,ratio,second call / s,"ratio, second",scikit-learn\'s best'
     (tmp_path / "versus_sklearn.csv").write_text(f"{head},our best\niris,144,10,8.2,3.1,2.7,0.4,20,0.97,0.98\n")
     for name in ("README", "HERE", "SPEED"):
@@ -135,6 +137,7 @@ def test_measured_tables_come_from_results(tables, tmp_path, monkeypatch):
     )
     assert "250 / 500 GFLOP/s = 0.50" in speed
     assert "Measured on 2 cores of a processor" in speed
+    assert "| PyTorch, `baddbmm` and autograd | one core | 1,234 | 2.5 | 0.12 |" in speed
     assert "| iris | 144 | 8.2 (10 timed) | 3.1 | 2.7 | 0.4 | 0.97, 0.98 |" in (tmp_path / "drop_in.md").read_text()
     with pytest.raises(ValueError, match="no place for the table"):
         tables.replace(tmp_path / "speed.md", "nothing", "")

@@ -52,6 +52,7 @@ SMALL = [
 # The same for those that spread their work over the cores: JAX has to start with them, so each is its own process.
 SMALL_ON_ALL_CORES = [
     ("throughput", "--quick", ["throughput.json", "throughput.png"], "goal"),
+    ("pack", "--quick", ["pack.json"], "network_steps_per_second"),
     (
         "activation_sweep",
         "--activations tanh --widths 1 3 --learning-rates 0.1 1.0 --seeds 2 --epochs 20",

@@ -43,6 +43,27 @@ def test_labels_are_moved_apart_in_their_order(scripts):
     assert throughput.apart({"a": 10.0, "b": 11.0, "c": 100.0}, gap=2.0) == {"a": 10.0, "b": 20.0, "c": 100.0}
 
 
+@pytest.fixture
+def pack(monkeypatch):
+    """`pack.py`, as a module, where there is PyTorch."""
+    pytest.importorskip("torch")
+    monkeypatch.syspath_prepend(EXPERIMENTS)
+    return importlib.import_module("pack")
+
+
+def test_a_pack_in_pytorch_trains_the_same_networks(pack):
+    small = pack.make_pack(3, 300, (2, 9))
+    assert pack.torch_pack(small, 3)().loss == pytest.approx(pack.swept_pack(small, 3)().loss, abs=1e-5)
+    assert pack.torch_pack(small, 2)().loss > pack.torch_pack(small, 3)().loss + 1e-4
+
+
+def test_a_pack_of_other_work_is_refused(pack, monkeypatch):
+    small, swept = pack.make_pack(3, 300, (2, 9)), pack.swept_pack
+    monkeypatch.setattr(pack, "swept_pack", lambda given, epochs: swept(given, epochs + 1))
+    with pytest.raises(ValueError, match="the pack in PyTorch ends at the loss"):
+        pack.check_pack(small)
+
+
 needs_compiler = pytest.mark.skipif(not any(map(shutil.which, ("gcc", "clang"))), reason="no C compiler")
 
 

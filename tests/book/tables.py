@@ -1,7 +1,7 @@
 """The tables that are generated into README and chapters, between `<!-- table: NAME -->` and `<!-- end -->`.
 
     python tests/book/tables.py             the errata, from the table that `test_errata.py` holds true
-    python tests/book/tables.py RESULTS     also the numbers of throughput.json and versus_sklearn.csv in that folder
+    python tests/book/tables.py RESULTS     also what was measured and saved in that folder
 
 `nox -s docs` does the first, `nox -s benchmark` the second: a number that is measured is copied by nobody.
 """
@@ -70,6 +70,21 @@ def peers(numbers: Mapping[str, Any], hidden: str) -> str:
     return markdown(("program", "network-steps a second", "of the C program"), rows)
 
 
+def pack(programs: Mapping[str, Any]) -> str:
+    """Network-steps a second of a pack of many widths, and how much of the machine that is."""
+    names = {
+        "sweep": "`jaxbackprop.sweep`, from the grid to the table",
+        "PyTorch bmm": "PyTorch, `baddbmm` and autograd",
+    }
+    rows = []
+    for key, row in programs.items():
+        name, _, where = key.partition(", ")
+        numbers = f"{row['network_steps_per_second']:,.0f}", f"{row['sweep_over_it']:.2g}"
+        rows.append((names[name], where or "all", *numbers, f"{row['of_matrix_product']:.2g}"))
+    head = ("program", "cores", "network-steps a second", "`sweep` on as many / it", "of the fastest matrix product")
+    return markdown(head, rows)
+
+
 def measured(numbers: Mapping[str, Any]) -> str:
     """The other numbers of the benchmark."""
     digits = dict(numbers["digits_gflops"])
@@ -135,6 +150,10 @@ def refresh(results: Path | None = None) -> None:
             replace(SPEED, f"programs, {hidden} units", peers(numbers, hidden))
         replace(SPEED, "measured", measured(numbers))
         replace(SPEED, "machine", machine(numbers["hardware"]))
+    if (results / "pack.json").exists():
+        programs = json.loads((results / "pack.json").read_text(encoding="utf-8"))["programs"]
+        if "PyTorch bmm" in programs:  # what was measured stays, where there is no PyTorch to measure
+            replace(SPEED, "pack", pack(programs))
     if (results / "versus_sklearn.csv").exists():
         replace(HERE / "drop_in.md", "searches", searches(pd.read_csv(results / "versus_sklearn.csv")))
 
