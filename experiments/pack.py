@@ -191,7 +191,7 @@ def main(out: Path = Path("results"), quick: bool = False) -> pd.DataFrame:
 
         machine["torch"] = torch.__version__
     print(", ".join(f"{key} {value}" for key, value in machine.items()), "\n")
-    pack, epochs, size = (make_pack(6, 600, (4, 24)), 1, QUICK) if quick else (make_pack(), 2, Size())
+    pack, epochs, size = (make_pack(6, 600, (4, 24)), 1, QUICK) if quick else (make_pack(), 5, Size())
     if peers.torch_is_there():
         print(f"the pack in PyTorch ends {check_pack(pack):.0e} from the loss of sweep\n")
     else:
