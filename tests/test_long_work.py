@@ -202,7 +202,8 @@ def test_a_checkpoint_is_taken_up_with_another_budget(tmp_path, monkeypatch):
         press_ctrl_c_in(patch, 1, 200)
         assert not sweep(grid, epochs=400, checkpoint=tmp_path / "runs").finished.any()
     with monkeypatch.context() as patch:
-        patch.setattr(planner, "MAX_WASTE", 0.0)  # a program for each width
+        for name in ("MAX_WASTE", "COMPILE", "COMPILE_LAYER", "COMPILE_ACTIVATION"):
+            patch.setattr(planner, name, 0.0)  # a program for each width
         patch.setattr(planner, "CACHE", 30_000)
         resumed = sweep(grid, epochs=400, checkpoint=tmp_path / "runs")
         again = sweep(grid, epochs=400, checkpoint=tmp_path / "runs", memory_budget=2**28)
