@@ -81,7 +81,6 @@ def theirs(X: np.ndarray, y: np.ndarray, new: np.ndarray, numbers: bool, seed: i
     }
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the defaults' 200 epochs are not always enough
-        os.environ["PYTHONWARNINGS"] = "ignore"  # for the processes that the search starts
         for model in models.values():
             model.fit(X, y)
     return {name: model.predict(new) if numbers else model.predict_proba(new) for name, model in models.items()}
@@ -123,6 +122,7 @@ def main(
         embedding: Of the features that the ensemble and the best candidate see.
     """
     use_all_cores()
+    os.environ["PYTHONWARNINGS"] = "ignore"  # for the processes that scikit-learn starts
     rows = []
     for name in datasets:
         every, targets, numbers = samples(name)

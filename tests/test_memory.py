@@ -8,6 +8,14 @@ import pytest
 
 from jaxbackprop.sweeps.program import make_program
 
+
+def numbers_of(code, *, timeout):
+    """The whole numbers that a program prints in a process of its own."""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=timeout, check=False)
+    assert run.returncode == 0, run.stderr
+    return map(int, run.stdout.split())
+
+
 MEMORY = """
 import numpy as np, jaxbackprop as jb
 
@@ -29,9 +37,7 @@ print(before * 1024, after * 1024, result.plan.memory)
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells a process's peak of memory")
 def test_ten_thousand_networks_of_a_hundred_units_fit_in_two_gibibytes():
-    run = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, timeout=400, check=False)
-    assert run.returncode == 0, run.stderr
-    before, after, planned = map(int, run.stdout.split())
+    before, after, planned = numbers_of(MEMORY, timeout=400)
     assert after < 2 * 2**30
     assert after - before < 4 * planned + 400 * 2**20  # the compiler itself takes a few hundred MiB
 
@@ -71,9 +77,7 @@ print(peak, result.plan.memory, budget)
 def test_halving_stays_within_the_budget():
     """All programs at once would take more: each makes room for the next."""
     code = HALVING.replace("BUDGET", "32 * 2**20")
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=110, check=False)
-    assert run.returncode == 0, run.stderr
-    peak, planned, budget = map(int, run.stdout.split())
+    peak, planned, budget = numbers_of(code, timeout=110)
     assert peak <= planned <= budget
     refused = HALVING.replace("BUDGET", str(peak // 2))
     run = subprocess.run([sys.executable, "-c", refused], capture_output=True, text=True, timeout=110, check=False)
@@ -110,9 +114,7 @@ except ValueError as error:
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells a process's peak of memory")
 def test_folds_and_devices_share_one_copy_of_the_data():
-    run = subprocess.run([sys.executable, "-c", SEARCH], capture_output=True, text=True, timeout=110, check=False)
-    assert run.returncode == 0, run.stderr
-    data, more = map(int, run.stdout.split())
+    data, more = numbers_of(SEARCH, timeout=110)
     # The copy that is trained on, for a moment another one in a row with it, and the samples of one fold to score.
     assert more < 3.5 * data
 
@@ -134,8 +136,6 @@ print(counts[3], counts[7], counts[-1])
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux tells a process's memory map")
 def test_programs_that_are_let_go_give_back_their_pieces_of_the_memory_map():
     """Of which a process has a limited number; else XLA dies after some hundred programs."""
-    run = subprocess.run([sys.executable, "-c", MAPS], capture_output=True, text=True, timeout=300, check=False)
-    assert run.returncode == 0, run.stderr
-    four, eight, sixteen = map(int, run.stdout.split())
+    four, eight, sixteen = numbers_of(MAPS, timeout=300)
     assert make_program.cache_info().maxsize <= 256
     assert sixteen - eight < (eight - four) / 2 + 100

@@ -113,7 +113,7 @@ class BaseSweepEnsemble(BaseEstimator):
         self.center_, self.scale_ = moments(X, weights)
         kind, self.embedding_ = self.numerical_embedding, None
         if kind is not None:
-            self.embedding_ = fit_embedding(kind, (X - self.center_) / self.scale_, weights, seed)
+            self.embedding_ = fit_embedding(kind, self._inputs(X), weights, seed)
         every = max(1, self.n_iter_no_change // LOOKS)
         with precision(X.dtype):
             result = sweep(

@@ -18,7 +18,7 @@ from jaxbackprop.sweeps.grid import Trial, expand
 from jaxbackprop.sweeps.halving import schedule, worst
 from jaxbackprop.sweeps.host import Job, agree, interruptible, new_book, train
 from jaxbackprop.sweeps.planner import CACHE, Plan, Workload, plan_trials
-from jaxbackprop.sweeps.pruning import Prune, check_moments, pruned
+from jaxbackprop.sweeps.pruning import Prune, check_pruning, pruned
 from jaxbackprop.sweeps.result import SweepResult, make_result
 from jaxbackprop.sweeps.splits import Splits, make_splits
 from jaxbackprop.sweeps.starts import draw_members
@@ -118,10 +118,10 @@ def sweep(
     check_real("checkpoint_every", checkpoint_every, 0)
     check_integer("memory_budget", memory_budget, 1)
     mesh = make_mesh(devices)
-    moments = check_moments(prune, prune_at, epochs)
+    pruned_at = check_pruning(prune, prune_at, epochs)
     if halving is not None and prune is not None:
         raise ValueError("halving and prune were both given; trials end by one rule")
-    rungs = [(e, 0) for e in [*moments, epochs]] if halving is None else schedule(epochs, len(trials), halving)
+    rungs = [(e, 0) for e in [*pruned_at, epochs]] if halving is None else schedule(epochs, len(trials), halving)
     sizes = workload(splits, epochs, mesh.devices.size, memory_budget)._replace(monitored=patience is not None)
     job = Job(
         plan=_plan(trials, sizes, frame, room),

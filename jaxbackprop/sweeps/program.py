@@ -256,7 +256,7 @@ def at(tree: Any, index: Array) -> Any:
 
 
 def shapes_of(arguments: Any) -> tuple[Any, ...]:
-    """What a program is compiled for, of its arguments."""
+    """What a program is compiled for, of its arguments: each has a place of its own among the LIVE."""
     return tuple((leaf.shape, leaf.dtype.name) for leaf in jax.tree.leaves(arguments))
 
 

@@ -20,7 +20,7 @@ Prune = Callable[
 ]
 
 
-def check_moments(prune: Prune | None, prune_at: Sequence[int] | None, epochs: int) -> list[int]:
+def check_pruning(prune: Prune | None, prune_at: Sequence[int] | None, epochs: int) -> list[int]:
     """The epochs at which trials are pruned, in order.
 
     **Raises:** `ValueError` unless they are epochs before the last, and there is a function to ask.
@@ -33,10 +33,10 @@ def check_moments(prune: Prune | None, prune_at: Sequence[int] | None, epochs: i
         raise ValueError(f"prune={prune!r} must be a function prune(epoch, trials, losses, scores) -> mask")
     if isinstance(prune_at, str) or not np.iterable(prune_at):
         raise ValueError(f"prune_at={prune_at!r} must be a list of epochs")
-    moments = sorted({check_integer(f"prune_at[{i}]", epoch, 1) for i, epoch in enumerate(prune_at)})
-    if moments and moments[-1] >= epochs:
-        raise ValueError(f"prune_at has epoch {moments[-1]}, but training ends at epochs={epochs}; prune before")
-    return moments
+    at = sorted({check_integer(f"prune_at[{i}]", epoch, 1) for i, epoch in enumerate(prune_at)})
+    if at and at[-1] >= epochs:
+        raise ValueError(f"prune_at has epoch {at[-1]}, but training ends at epochs={epochs}; prune before")
+    return at
 
 
 def judged(book: Book) -> tuple[Float[np.ndarray, " trials"], Float[np.ndarray, " trials"]]:
