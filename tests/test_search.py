@@ -88,8 +88,9 @@ def test_it_is_grid_search(case):
     assert_same_search(ours, theirs)
     if refit or case == "callable refit":
         assert (ours.best_index_, str(ours.best_params_)) == (theirs.best_index_, str(theirs.best_params_))
-        np.testing.assert_array_equal(ours.predict(data[0]), theirs.predict(data[0]))
-        assert ours.score(*data) == theirs.score(*data)
+        # The refit may run in the search's program, whose sums go another way: to the last digits of float32.
+        np.testing.assert_allclose(ours.predict(data[0]), theirs.predict(data[0]), rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(ours.score(*data), theirs.score(*data), rtol=1e-6)
 
 
 def test_it_is_randomized_search():

@@ -19,6 +19,7 @@ from jaxbackprop.activations import ACTIVATIONS
 from jaxbackprop.estimators.callbacks import AfterEpoch, watched
 from jaxbackprop.estimators.glorot import glorot_start
 from jaxbackprop.estimators.quasi_newton import minimize
+from jaxbackprop.estimators.reuse import Reusable
 from jaxbackprop.estimators.settings import ALIASES, Settings
 from jaxbackprop.estimators.trainer import Course, Machine, Schedule, Warm, Watch, precision, train_one
 from jaxbackprop.inference import outputs
@@ -58,6 +59,7 @@ class BaseBackprop(Settings):
     best_validation_score_: float | None
     best_loss_: float | None
     t_: int
+    _programs: Sequence[Reusable] = ()  # that a search has had compiled, during its refit
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -205,7 +207,7 @@ class BaseBackprop(Settings):
         report = self._report(schedule, warm)
         with precision(samples.X.dtype), watched(self, X, y, sample_weight, epochs, "epoch") as after:
             watch = after and self._watch(after)
-            course = train_one(trial, splits, schedule, self._machine(), warm, report, watch)
+            course = train_one(trial, splits, schedule, self._machine(), warm, report, watch, self._programs)
             self._take(course, trial, len(train), restart)
         if self.verbose and course.stale >= schedule.stopping.patience:
             print(self._why_it_stopped())

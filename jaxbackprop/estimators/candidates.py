@@ -5,7 +5,8 @@ of epochs, with the same rules for stopping and the same order of samples, share
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from numbers import Integral
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ from sklearn.base import clone
 from sklearn.pipeline import Pipeline
 
 from jaxbackprop.estimators.base import BaseBackprop, draw_seed
+from jaxbackprop.estimators.reuse import Reusable
 
 
 class Candidate(NamedTuple):
@@ -48,6 +50,17 @@ def final_step(estimator: Any) -> tuple[str, Any]:
 def weight_name(estimator: Any) -> str:
     """The name by which `fit` takes the network's sample weights."""
     return f"{final_step(estimator)[0]}sample_weight"
+
+
+@contextmanager
+def lent(estimator: Any, programs: Sequence[Reusable]) -> Iterator[None]:
+    """While it lasts, the network of an estimator may be trained by programs that are compiled already."""
+    network = final_step(estimator)[1]
+    network._programs = programs
+    try:
+        yield
+    finally:
+        del network._programs
 
 
 def one_by_one(estimator: Any, params: Mapping[str, Any]) -> str | None:

@@ -20,6 +20,7 @@ from sklearn.utils.metaestimators import _safe_split
 
 from jaxbackprop.estimators.base import BaseBackprop, Samples, make_splits
 from jaxbackprop.estimators.candidates import Candidate, Group, final_step, group_candidates, split_into_jobs
+from jaxbackprop.estimators.reuse import Reusable
 from jaxbackprop.estimators.scores import encode, usual, usual_scores
 from jaxbackprop.estimators.search_ensemble import Archive
 from jaxbackprop.estimators.trainer import Machine, precision, train_networks
@@ -31,7 +32,8 @@ Row = dict[str, Any]  # what scikit-learn's searches note of one candidate on on
 
 
 class Search(NamedTuple):
-    """What is the same for all candidates. `scorer` is from scikit-learn's `check_scoring`, or a user's callable."""
+    """What is the same for all candidates. `scorer` is from scikit-learn's `check_scoring`, or a user's callable;
+    `programs` takes those that the refit may be trained by, if there is one."""
 
     estimator: Any
     X: Any
@@ -47,6 +49,7 @@ class Search(NamedTuple):
     devices: int | None
     n_jobs: Any
     archive: Archive | None = None
+    programs: list[Reusable] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -200,7 +203,10 @@ def _run_job(
             # nothing can stop, or fall for want of progress, before the last epoch
             schedule = schedule._replace(monitor=None, rule=None if schedule.rule == "adaptive" else schedule.rule)
         with precision(splits.dtype):
-            trained = train_networks(trials, splits, schedule, machine, bar=bar, advance=advance)
+            later = 0 if search.programs is None else len(search.y)
+            trained = train_networks(trials, splits, schedule, machine, bar=bar, advance=advance, later=later)
+        if search.programs is not None:
+            search.programs.extend(trained.programs)
         seconds = (time.perf_counter() - start) / (len(job) * len(ready))
         if search.archive is not None:
             search.archive.keep(job, ready, trained.book)

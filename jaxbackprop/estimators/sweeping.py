@@ -18,8 +18,9 @@ from sklearn.utils.validation import _check_method_params, check_is_fitted
 
 from jaxbackprop.estimators.base import BaseBackprop
 from jaxbackprop.estimators.callbacks import looks_inside, told_of_candidates
-from jaxbackprop.estimators.candidates import final_step, is_ours, one_by_one, weight_name
+from jaxbackprop.estimators.candidates import final_step, is_ours, lent, one_by_one, weight_name
 from jaxbackprop.estimators.evaluate import Row, Search, evaluate, evaluate_one_by_one
+from jaxbackprop.estimators.reuse import Reusable
 from jaxbackprop.estimators.search_ensemble import Archive, SearchEnsemble, ensemble_of
 from jaxbackprop.estimators.search_plot import plot_search
 from jaxbackprop.sweeps.greedy import BAGS, LIBRARY, ROUNDS
@@ -54,6 +55,7 @@ class Sweeping(BaseSearchCV):
         self._check_input_parameters(X=X, y=y, split_params=routed.splitter.split)
         self.n_splits_ = self._checked_cv_orig.get_n_splits(X, y, **routed.splitter.split)
         self._archive = None
+        programs: list[Reusable] = []
         if self.keep_networks:
             sample_weight = routed.estimator.fit.get(weight_name(self.estimator))
             self._archive = Archive(np.asarray(y), sample_weight, self.n_splits_)
@@ -70,7 +72,8 @@ class Sweeping(BaseSearchCV):
             splits = list((cv or self._checked_cv_orig).split(X, y, **routed.splitter.split))
             weights = params.get("sample_weight")
             with told_of_candidates(self, callback_ctx, X, y, weights, splits, len(new)) as advance:
-                rows.extend(self._evaluate(self._search(X, y, splits, scorers, routed), new, routed, advance))
+                search = self._search(X, y, splits, scorers, routed)._replace(programs=programs if self.refit else None)
+                rows.extend(self._evaluate(search, new, routed, advance))
             tried.extend(new)
             for key, values in (more_results or {}).items():
                 more.setdefault(key, []).extend(values)
@@ -102,7 +105,8 @@ class Sweeping(BaseSearchCV):
                 if refit is not None:
                     refit.call_on_fit_task_begin(**told)
                 start = time.time()
-                self.best_estimator_.fit(X, y, **routed.estimator.fit)
+                with lent(self.best_estimator_, programs):
+                    self.best_estimator_.fit(X, y, **routed.estimator.fit)
                 self.refit_time_ = time.time() - start
             if refit is not None:
                 refit.call_on_fit_task_end(**told)

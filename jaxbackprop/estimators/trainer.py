@@ -15,6 +15,7 @@ from jaxtyping import Float
 from tqdm.auto import tqdm
 
 from jaxbackprop.estimators.glorot import glorot_starts
+from jaxbackprop.estimators.reuse import Reusable, reusable, reuse, widened
 from jaxbackprop.network import Params
 from jaxbackprop.optimizers import Moments
 from jaxbackprop.sweeps.grid import Trial
@@ -68,11 +69,13 @@ class Warm(NamedTuple):
 
 class Trained(NamedTuple):
     """The book of networks after training, and what is known of a single one besides: training loss, validation score
-    and validation loss after each epoch, and whether Ctrl-C ended the training."""
+    and validation loss after each epoch, and whether Ctrl-C ended the training; of many, the programs that can train
+    another."""
 
     book: Book
     curve: Float[np.ndarray, "3 epochs"] | None = None
     interrupted: bool = False
+    programs: Sequence[Reusable] = ()
 
 
 class Course(NamedTuple):
@@ -108,9 +111,10 @@ def train_one(
     warm: Warm | None,
     report: Report,
     watch: Watch | None,
+    known: Sequence[Reusable] = (),
 ) -> Course:
-    """Train a single network on the engine."""
-    trained = train_networks([trial], splits, schedule, machine, warm=warm, report=report, watch=watch)
+    """Train a single network on the engine, by a program that is `known` already if one serves."""
+    trained = train_networks([trial], splits, schedule, machine, warm=warm, report=report, watch=watch, known=known)
     book = trained.book
     assert trained.curve is not None
     assert book.monitored is not None
@@ -130,8 +134,10 @@ def train_networks(
     warm: Warm | None = None,
     report: Report | None = None,
     watch: Watch | None = None,
+    known: Sequence[Reusable] = (),
     bar: bool = False,
     advance: Callable[[float], None] = lambda done: None,
+    later: int = 0,
 ) -> Trained:
     """Train every trial on every split, as scikit-learn's multi-layer perceptron trains.
 
@@ -140,7 +146,9 @@ def train_networks(
     - `report`: for a single network, called with each new part of its curve; asks for the curve.
     - `watch`: for a single network, called after each epoch with a function that gives the parameters to hand back as
       they are now, and with whether another epoch follows; training ends if it returns True.
-    - `bar`: for many, whether to show one; `advance`, called with the part of the work that is done.
+    - `known`: for a single network, programs that may serve.
+    - `bar`: for many, whether to show one; `advance`, called with the part of the work that is done; `later`, how many
+      samples one of them may be trained on afterwards by the same program.
 
     **Raises:** `ValueError` if there are fewer devices, or the budget is too small.
     """
@@ -150,8 +158,14 @@ def train_networks(
     sizes = workload(splits, schedule.epochs, mesh.devices.size, machine.memory_budget)
     sizes = sizes._replace(compiling=COMPILING, monitored=schedule.monitor is not None, assess=False)
     every_epoch = single or schedule.monitor is not None or schedule.rule is not None
+    plan, made = plan_trials(trials, sizes), None
+    if schedule.monitor == "train":
+        splits = widened(splits, plan, later)
+    found = reuse(known, trials[0], splits, plan, schedule.monitor, schedule.rule) if single else None
+    if found is not None:
+        plan, splits, mesh, made = found
     job = Job(
-        plan=plan_trials(trials, sizes),
+        plan=plan,
         trials=trials,
         splits=splits,
         mesh=mesh,
@@ -167,6 +181,7 @@ def train_networks(
         rule=schedule.rule,
         at_once=None if watch is None else 1,
         fall=Fall(schedule.power, 0 if warm is None else warm.seen),
+        made=made,
     )
     book = new_book(job)
     if warm is not None:
@@ -179,18 +194,18 @@ def train_networks(
                 done += call.steps + call.skipped
                 shown.update(call.steps + call.skipped)
                 advance(min(1.0, done / total))
-        return Trained(book)
+        return Trained(book, programs=reusable(job))
     told = 0
     with interruptible() as interrupted, closing(train(job, book)) as calls:
         for call in calls:
             now = _curve(book)
-            known = int(np.isfinite(now[0]).cumsum().argmax()) + 1 if np.isfinite(now[0]).any() else 0
-            report(now[:, told:known])
+            noted = int(np.isfinite(now[0]).cumsum().argmax()) + 1 if np.isfinite(now[0]).any() else 0
+            report(now[:, told:noted])
             stops = interrupted()
-            if watch is not None and known > told:
+            if watch is not None and noted > told:
                 call.settle()
                 stops |= watch(lambda: book.params(0), bool(book.status[0] == TRAINING))
-            told = max(told, known)
+            told = max(told, noted)
             if stops:
                 break
     curve = _curve(book)[:, : int(book.record[0]) + 1]

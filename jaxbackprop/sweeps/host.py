@@ -45,6 +45,14 @@ NEVER, CONSTANT = Stopping(0), Fall()
 WORTH_MOVING = 0.75  # networks are moved together when that leaves this part of the chunks, or less
 
 
+class Made(NamedTuple):
+    """What a program has been compiled for: its recipe, and the steps of the order of batches that a call takes, 0 for
+    full batches."""
+
+    recipe: Recipe
+    steps: int
+
+
 @dataclass(frozen=True, eq=False)
 class Job:
     """What a training has to do; none of it changes on the way.
@@ -57,6 +65,7 @@ class Job:
     - `curves`: whether the metrics of every record are kept.
     - `at_once`: epochs from one look of the host to the next, at most; None for what takes about a second.
     - `choose`: from the book and a rung to the trials that end there, see `pruning`.
+    - `made`: how an earlier job has had the only program of the plan compiled, to use it as it is.
     """
 
     plan: Plan
@@ -76,6 +85,7 @@ class Job:
     fall: Fall = CONSTANT
     at_once: int | None = None
     choose: Callable[[Book, int, int], Int[np.ndarray, " trials"]] = worst
+    made: Made | None = None
     columns: dict[str, np.ndarray] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -191,6 +201,8 @@ def _train_program(
 
 def make_recipe(job: Job, program: Program) -> Recipe:
     """What a program of a job is compiled for."""
+    if job.made is not None:
+        return job.made.recipe
     records = 0
     if job.curves:
         room = RECORD_BYTES // (4 * job.splits.dtype.itemsize * program.chunks * program.size)
@@ -211,6 +223,12 @@ def make_recipe(job: Job, program: Program) -> Recipe:
     )
 
 
+def what_was_made(job: Job, program: Program) -> Made:
+    """How a program of a job is compiled, for a later job."""
+    steps = 0 if program.batch_size is None else _epochs_at_once(job, program) * program.batches
+    return Made(make_recipe(job, program), steps)
+
+
 def _epochs_at_once(job: Job, program: Program) -> int:
     """How many epochs to hand to the devices in one call, at most: about a second's work, and a part of the training
     where networks may stop."""
@@ -218,7 +236,9 @@ def _epochs_at_once(job: Job, program: Program) -> int:
     most = min(job.at_once or epochs, epochs, max(1, int(STRETCH_SECONDS / max(program.seconds, 1e-9) * epochs)))
     if job.monitor is not None and len(job.plan.programs[0].networks) > 1:
         most = min(most, -(-epochs // LOOKS))
-    if program.batch_size is not None:
+    if program.batch_size is not None and job.made is not None:
+        most = min(most, job.made.steps // program.batches)
+    elif program.batch_size is not None:
         data = job.splits.data
         entries = program.batches * program.batch_size * len(data.train)
         most = min(most, max(1, ORDER_ENTRIES // entries))
@@ -234,7 +254,8 @@ def _advance(job: Job, book: Book, data: Data, recipe: Recipe, run: Run, stop: i
     gap = int(marks[k]) - run.epoch
     measure, times = gap <= at_once, 1
     if measure:
-        most = recipe.records or len(marks)
+        # A program that hands back no curves is asked for each point of one.
+        most = recipe.records or (1 if job.curves else len(marks))
         while (
             times < most
             and k + times < len(marks)
@@ -244,13 +265,16 @@ def _advance(job: Job, book: Book, data: Data, recipe: Recipe, run: Run, stop: i
             times += 1
     else:
         gap = at_once
+    trained = run.seats.networks >= 0
+    if job.curves and not recipe.records and run.carry.kept is not None:
+        trained &= fetch(run.carry.kept.active)  # before the call, which takes the arrays over
     new, curves = _call(job, data, recipe, run, gap, times, measure, at_once)
     if not measure:
         return new
-    if curves is not None and book.curves is not None:
-        taken = run.seats.networks >= 0
-        for own, values in zip(book.curves, fetch(curves), strict=True):
-            own[k : k + times, run.seats.networks[taken]] = values[taken][:, :times].T
+    if book.curves is not None:
+        points = jax.tree.map(lambda a: a[..., None], fetch(new.carry.metrics)) if curves is None else fetch(curves)
+        for own, values in zip(book.curves, points, strict=True):
+            own[k : k + times, run.seats.networks[trained]] = values[trained][:, :times].T
     return new._replace(record=k + times)
 
 
@@ -261,7 +285,8 @@ def _call(
     program, splits = run.program, job.splits
     batches = None
     if program.batch_size is not None:
-        order = np.full((len(splits.train_sizes), at_once * program.batches, program.batch_size), -1, np.int32)
+        steps = at_once * program.batches if job.made is None else job.made.steps
+        order = np.full((len(splits.train_sizes), steps, program.batch_size), -1, np.int32)
         # Splits of other sizes may need another number of batches; those belong to another program.
         for split in np.unique(run.seats.split[(run.seats.networks >= 0).any(axis=1)]):
             own = np.asarray(splits.data.train[split])[: splits.train_sizes[split]]
