@@ -1,10 +1,12 @@
 """The processors that a program may use."""
 
 import os
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 
 def compiler_options(*, quick: bool = False) -> dict[str, int | bool]:
@@ -20,6 +22,17 @@ def compiler_options(*, quick: bool = False) -> dict[str, int | bool]:
         return {}
     hurried = {"xla_cpu_use_fusion_emitters": False, "xla_backend_optimization_level": 1} if quick else {}
     return {"xla_cpu_prefer_vector_width": 512, **hurried}
+
+
+def precision(dtype: Any) -> AbstractContextManager:
+    """Inside a `with` block and in this thread only, JAX computes in float64 or in float32, whatever its configuration
+    says."""
+    wide = np.dtype(dtype) == np.float64
+    if hasattr(jax, "enable_x64"):
+        return jax.enable_x64(wide)
+    from jax.experimental import enable_x64  # type: ignore[attr-defined]  # before jax 0.8
+
+    return enable_x64(wide)
 
 
 def use_all_cores(cores: int | None = None) -> int:

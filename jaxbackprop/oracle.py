@@ -30,7 +30,7 @@ from jaxbackprop.backprop import (
     prediction_gradient,
     softmax_jacobian,
 )
-from jaxbackprop.devices import compiler_options
+from jaxbackprop.devices import compiler_options, precision
 from jaxbackprop.losses import Objective, mean_loss, softmax
 from jaxbackprop.network import Params, Pass, affine, check_targets, forward, regularization
 
@@ -39,11 +39,7 @@ STEP = float(np.finfo(np.float64).eps) ** (1 / 3)
 
 def float64() -> AbstractContextManager:
     """Double precision inside a `with` block, in this thread only; arrays keep the type that they have."""
-    if hasattr(jax, "enable_x64"):
-        return jax.enable_x64(True)
-    from jax.experimental import enable_x64  # type: ignore[attr-defined]  # before jax 0.8
-
-    return enable_x64()
+    return precision(np.float64)
 
 
 def relative_error(got: ArrayLike, right: ArrayLike) -> float:

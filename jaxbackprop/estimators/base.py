@@ -16,12 +16,13 @@ from sklearn.utils.optimize import _check_optimize_result
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from jaxbackprop.activations import ACTIVATIONS
+from jaxbackprop.devices import precision
 from jaxbackprop.estimators.callbacks import AfterEpoch, watched
 from jaxbackprop.estimators.glorot import glorot_start
 from jaxbackprop.estimators.quasi_newton import minimize
 from jaxbackprop.estimators.reuse import Reusable
 from jaxbackprop.estimators.settings import ALIASES, Settings
-from jaxbackprop.estimators.trainer import Course, Machine, Schedule, Warm, Watch, precision, train_one
+from jaxbackprop.estimators.trainer import Course, Machine, Schedule, Warm, Watch, train_one
 from jaxbackprop.inference import outputs
 from jaxbackprop.losses import get_objective
 from jaxbackprop.network import Layer, Params

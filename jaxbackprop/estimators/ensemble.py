@@ -14,11 +14,11 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, column_or_1d, validate_data
 
+from jaxbackprop.devices import precision
 from jaxbackprop.estimators.base import draw_seed
 from jaxbackprop.estimators.numerical import EMBEDDINGS, Bins, Waves, embed, fit_embedding
 from jaxbackprop.estimators.settings import MEMORY
 from jaxbackprop.estimators.space import draw_candidates
-from jaxbackprop.estimators.trainer import precision
 from jaxbackprop.sweeps.greedy import BAGS, ROUNDS
 from jaxbackprop.sweeps.grid import name_of
 from jaxbackprop.sweeps.interface import sweep

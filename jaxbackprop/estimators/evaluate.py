@@ -18,12 +18,13 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils import _safe_indexing
 from sklearn.utils.metaestimators import _safe_split
 
+from jaxbackprop.devices import precision
 from jaxbackprop.estimators.base import BaseBackprop, Samples, make_splits
 from jaxbackprop.estimators.candidates import Candidate, Group, final_step, group_candidates, split_into_jobs
 from jaxbackprop.estimators.reuse import Reusable
 from jaxbackprop.estimators.scores import encode, usual, usual_scores
 from jaxbackprop.estimators.search_ensemble import Archive
-from jaxbackprop.estimators.trainer import Machine, precision, train_networks
+from jaxbackprop.estimators.trainer import Machine, train_networks
 from jaxbackprop.network import Params
 from jaxbackprop.sweeps.splits import Index
 from jaxbackprop.sweeps.state import Book

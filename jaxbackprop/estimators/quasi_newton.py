@@ -14,8 +14,8 @@ import scipy.optimize
 
 from jaxbackprop.activations import OneOrEach
 from jaxbackprop.backprop import loss_and_grad
-from jaxbackprop.devices import compiler_options
-from jaxbackprop.estimators.trainer import Watch, precision
+from jaxbackprop.devices import compiler_options, precision
+from jaxbackprop.estimators.trainer import Watch
 from jaxbackprop.losses import Objective
 from jaxbackprop.network import Layer, Params
 from jaxbackprop.sweeps.splits import Splits

@@ -12,8 +12,8 @@ from sklearn.base import is_regressor
 from sklearn.utils.multiclass import type_of_target
 
 from jaxbackprop.activations import OneOrEach
+from jaxbackprop.devices import precision
 from jaxbackprop.estimators.base import BaseBackprop
-from jaxbackprop.estimators.trainer import precision
 from jaxbackprop.losses import get_objective
 from jaxbackprop.network import Params
 from jaxbackprop.sweeps.calibration import calibrated

@@ -5,7 +5,7 @@ whether to stop. So here every epoch is a record, and what a record costs is the
 """
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, closing
+from contextlib import closing
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -91,16 +91,6 @@ class Course(NamedTuple):
     stale: int
     learning_rate: float
     interrupted: bool
-
-
-def precision(dtype: Any) -> AbstractContextManager:
-    """Inside a `with` block and in this thread only, JAX computes in float64 or in float32, whatever its configuration
-    says."""
-    if hasattr(jax, "enable_x64"):
-        return jax.enable_x64(np.dtype(dtype) == np.float64)
-    from jax.experimental import enable_x64  # type: ignore[attr-defined]  # before jax 0.8
-
-    return enable_x64(np.dtype(dtype) == np.float64)
 
 
 def train_one(
