@@ -104,8 +104,9 @@ def take_turn(state: State, trial: Flat, value: Number, gradient: Flat, limits: 
     line, accepted = go_on(state.line, value, slope)
     accepted = jnp.where(first, jnp.isfinite(value) & jnp.all(jnp.isfinite(gradient)), accepted)
     failed = ~accepted & (first | (line.evaluations >= MOST))
+    moved = first | accepted
     evaluations = state.evaluations + 1
-    steps = state.steps + accepted
+    steps = state.steps + moved
     status = jnp.select(
         [
             failed & ~jnp.any(state.inverse > 0),
@@ -133,9 +134,9 @@ def take_turn(state: State, trial: Flat, value: Number, gradient: Flat, limits: 
     )
     scale = jnp.where(remembered, product / jnp.sum(change * change), state.scale)
     here = state._replace(
-        x=jnp.where(accepted, trial, state.x),
-        value=jnp.where(accepted, value, state.value),
-        gradient=jnp.where(accepted, gradient, state.gradient),
+        x=jnp.where(moved, trial, state.x),
+        value=jnp.where(moved, value, state.value),
+        gradient=jnp.where(moved, gradient, state.gradient),
         moves=moves,
         changes=changes,
         # A search that has failed is begun anew, down the gradient; another failure is the end.
@@ -173,12 +174,14 @@ def layers(flat: Any, shapes: Shapes) -> Params:
 
 
 @functools.lru_cache(maxsize=64)
-def make_program(mesh: Mesh, shapes: Shapes, activation: OneOrEach, objective: Objective) -> Any:
+def make_program(
+    mesh: Mesh, shapes: Shapes, activation: OneOrEach, objective: Objective, arguments: tuple[Any, ...]
+) -> Any:
     """The compiled function
 
         (state, start, fresh, limits, split, fewest, turns, data) -> state
 
-    of networks in seats, [devices, seats, …]. Where `fresh` a network begins at `start`, another goes on; all networks
+    for state and data of some shapes (see `shapes_of`), of networks in seats, [devices, seats, …]. Where `fresh` a network begins at `start`, another goes on; all networks
     of a device are trained on the samples of `split`, one a device, for so many `turns`, or until no more than `fewest`
     of them are still running. The state is donated.
     """
@@ -233,4 +236,5 @@ def make_program(mesh: Mesh, shapes: Shapes, activation: OneOrEach, objective: O
         out_specs=spread,
         check_vma=False,  # the loop's length is each device's own: nothing is communicated
     )
-    return jax.jit(sharded, donate_argnums=0, compiler_options=compiler_options())
+    # Compiled well it would run hardly faster: the most of the time goes to matrix products, which are compiled already.
+    return jax.jit(sharded, donate_argnums=0, compiler_options=compiler_options(quick=True))

@@ -38,13 +38,13 @@ from jaxbackprop.estimators.trainer import Machine, Watch, precision
 from jaxbackprop.network import Params
 from jaxbackprop.sweeps.grid import Trial
 from jaxbackprop.sweeps.planner import CACHE, parameters
-from jaxbackprop.sweeps.program import Data
-from jaxbackprop.sweeps.splits import Splits
+from jaxbackprop.sweeps.program import Data, shapes_of
+from jaxbackprop.sweeps.splits import Splits, aligned
 from jaxbackprop.sweeps.state import COMPLETED, Book, open_book
 from jaxbackprop.sweeps.transfer import fetch, local_mesh, make_mesh, put
 
 ITEM = 8  # bytes of a float64
-FEWEST = 8  # seats of a device, however large the networks: they share what each operation costs to launch
+FEWEST = 2  # seats of a device, however large the networks: their matrix products run well one by one
 TURNS = 100  # of a call, at most, while others wait for seats
 FOREVER = 2**30
 
@@ -259,7 +259,8 @@ def _train(
     state: Any = jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), blank)
     state = put(state._replace(status=np.full(shape, HALTED, np.int32)), mesh, spread=True)
     data = put(_as_float64(splits.data), mesh, spread=False)
-    program = make_program(mesh, _shapes(group.sizes), group.activation, splits.objective)
+    arguments = shapes_of((state, data))
+    program = make_program(mesh, _shapes(group.sizes), group.activation, splits.objective, arguments)
     ended = Ended(np.zeros_like(group.starts), *(np.zeros(len(group.starts), t) for t in (float, int, int, int)))
     steps = 0
     while True:
@@ -310,6 +311,6 @@ def _note(ended: Ended, numbers: Any, state: State, done: Any, status: Any) -> N
 
 
 def _as_float64(data: Data) -> Data:
-    return data._replace(
-        **{name: np.asarray(a, np.float64) for name in ("x", "y", "weights") if (a := getattr(data, name)) is not None}
-    )
+    """The same samples, so that all CPU devices can share them."""
+    arrays: Any = [None if a is None else aligned(np.asarray(a, np.float64)) for a in (data.x, data.y, data.weights)]
+    return Data(*arrays, data.train, data.validation)
