@@ -1,7 +1,8 @@
 """Which candidates of a search can be trained together: those that differ only in what a compiled program can vary.
 
 Candidates with the same preprocessing share the preprocessed folds; among them, those that train for the same number
-of epochs, with the same rules for stopping and the same order of samples, share a job of the grid engine.
+of epochs, with the same rules for stopping and the same order of samples, share a job of the grid engine. Those of L-BFGS, which
+knows no order and has each network stop by its own rules, share a job of its own.
 """
 
 from collections import defaultdict
@@ -82,7 +83,7 @@ def split_into_jobs(candidates: Sequence[Candidate], samples: int) -> list[list[
             getattr(network, "loss", None),
             repr(getattr(network, "class_weight", None)),
         )
-        if network.solver == "lbfgs":  # takes the samples as they stand, all at once; when to stop is each network's
+        if network.solver == "lbfgs":
             jobs[common].append(candidate)
             continue
         trial = network._trial(seed, samples)

@@ -19,12 +19,13 @@ from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxbackprop.activations import OneOrEach
+from jaxbackprop.activations import Activation
 from jaxbackprop.backprop import loss_and_grad
 from jaxbackprop.devices import compiler_options
 from jaxbackprop.estimators.line_search import LONGEST, Line, Number, begin_search, go_on
 from jaxbackprop.losses import Objective
 from jaxbackprop.network import Layer, Params
+from jaxbackprop.selection import choose_activation
 from jaxbackprop.sweeps.program import GRID_AXIS, Data, at, take_samples
 
 MEMORY = 10  # steps that a direction is made of
@@ -175,15 +176,20 @@ def layers(flat: Any, shapes: Shapes) -> Params:
 
 @functools.lru_cache(maxsize=64)
 def make_program(
-    mesh: Mesh, shapes: Shapes, activation: OneOrEach, objective: Objective, arguments: tuple[Any, ...]
+    mesh: Mesh,
+    shapes: Shapes,
+    activations: tuple[tuple[Activation, ...], ...],
+    objective: Objective,
+    arguments: tuple[Any, ...],
 ) -> Any:
     """The compiled function
 
-        (state, start, fresh, limits, split, fewest, turns, data) -> state
+        (state, start, fresh, limits, split, choice, fewest, turns, data) -> state
 
-    for state and data of some shapes (see `shapes_of`), of networks in seats, [devices, seats, …]. Where `fresh` a network begins at `start`, another goes on; all networks
-    of a device are trained on the samples of `split`, one a device, for so many `turns`, or until no more than `fewest`
-    of them are still running. The state is donated.
+    for state and data of some shapes (see `shapes_of`), of networks in seats, [devices, seats, …]. Where `fresh` a
+    network begins at `start`, another goes on; all networks of a device are trained on the samples of `split` with the
+    activations at place `choice`, one of each a device, for so many `turns`, or until no more than `fewest` of them are
+    still running. The state is donated.
     """
 
     def run(
@@ -192,12 +198,14 @@ def make_program(
         fresh: Bool[Array, "1 seats"],
         limits: Limits,
         split: Int[Array, "1"],
+        choice: Int[Array, "1"],
         fewest: Int[Array, "1"],
         turns: Int[Array, ""],
         data: Data,
     ) -> State:
         own, limits = jax.tree.map(lambda a: a[0], (state, limits))
         samples = take_samples(data, at(data.train, split[0]))
+        activation = tuple(choose_activation(layer, choice[0]) for layer in zip(*activations, strict=True))
 
         def evaluate(flat: Flat, l2: Number) -> tuple[Number, Flat]:
             value, gradient = loss_and_grad(
@@ -232,9 +240,9 @@ def make_program(
     sharded = jax.shard_map(
         run,
         mesh=mesh,
-        in_specs=(*[spread] * 6, *[everywhere] * 2),
+        in_specs=(*[spread] * 7, *[everywhere] * 2),
         out_specs=spread,
         check_vma=False,  # the loop's length is each device's own: nothing is communicated
     )
-    # Compiled well it would run hardly faster: the most of the time goes to matrix products, which are compiled already.
+    # Compiled well it would run hardly faster: most of the time goes to products of matrices, which come compiled.
     return jax.jit(sharded, donate_argnums=0, compiler_options=compiler_options(quick=True))

@@ -75,10 +75,10 @@ def go_on(line: Line, value: Number, slope: Number) -> tuple[Line, Bool[Array, "
     rounded = line.bracketed & (outside | (line.high - line.low <= NARROW * line.high))
     longest = (here.step == LONGEST) & (value <= enough) & (slope <= tilt)
 
-    places = (line.best, line.other, here)
     psi = modified & (value <= line.best.value) & (value > enough)
     own = jnp.where(psi, tilt, 0)
-    best, other, step, bracketed = _next_place(*(_tilted(place, own) for place in places), line)
+    best, other, end = (_tilted(place, own) for place in (line.best, line.other, here))
+    best, other, step, bracketed = _next_place(best, other, end, line)
     best, other = _tilted(best, -own), _tilted(other, -own)
 
     width = jnp.abs(other.step - best.step)

@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from jaxtyping import Bool, Float, Int
 from tqdm.auto import tqdm
 
-from jaxbackprop.activations import OneOrEach
+from jaxbackprop.activations import Activation, OneOrEach, layer_activations
 from jaxbackprop.estimators.glorot import glorot_starts
 from jaxbackprop.estimators.lbfgs import (
     FAILED,
@@ -36,7 +36,7 @@ from jaxbackprop.estimators.lbfgs import (
 )
 from jaxbackprop.estimators.trainer import Machine, Watch, precision
 from jaxbackprop.network import Params
-from jaxbackprop.sweeps.grid import Trial
+from jaxbackprop.sweeps.grid import Trial, each_activation
 from jaxbackprop.sweeps.planner import CACHE, parameters
 from jaxbackprop.sweeps.program import Data, shapes_of
 from jaxbackprop.sweeps.splits import Splits, aligned
@@ -69,13 +69,14 @@ class Stop(NamedTuple):
 
 
 class Group(NamedTuple):
-    """Networks of the same shapes, activation and objective that wait for a seat: where each begins, which split of the
-    data it is trained on, and its limits."""
+    """Networks of the same shapes that wait for a seat: where each begins, its limits, which split of the data it is
+    trained on, and which of the `activations` it has, each of them one for each hidden layer."""
 
-    activation: OneOrEach
+    activations: tuple[tuple[Activation, ...], ...]
     sizes: tuple[int, ...]
     starts: Float[np.ndarray, "networks parameters"]
     split: Int[np.ndarray, " networks"]
+    choice: Int[np.ndarray, " networks"]
     limits: Limits
 
 
@@ -124,7 +125,8 @@ def minimize(
     with precision(np.float64):
         flat = np.concatenate([np.asarray(a, np.float64).ravel() for layer in start for a in layer])
         limits = _limits([alpha], [stop], splits)
-        group = Group(activation, sizes, flat[None], np.zeros(1, np.int32), limits)
+        only = layer_activations(activation, len(start) - 1)
+        group = Group((only,), sizes, flat[None], np.zeros(1, int), np.zeros(1, int), limits)
         ended = _train(group, splits, local_mesh(), machine, look if watch is not None else None)
     code, message = MESSAGES[int(ended.status[0])]
     found = scipy.optimize.OptimizeResult(
@@ -156,20 +158,26 @@ def train_lbfgs(
     """
     mesh = make_mesh(machine.devices)
     features, outputs, folds = len(splits.data.x), len(splits.data.y), len(splits.train_sizes)
-    alike: dict[tuple, list[int]] = {}
+    alike: dict[tuple[int, ...], list[int]] = {}
     for number, trial in enumerate(trials):
-        alike.setdefault((trial.hidden, trial.activation), []).append(number)
+        alike.setdefault(trial.hidden, []).append(number)
     book = open_book(trials, folds, features, outputs, splits.dtype, monitored=False, records=None, falling=False)
     total, done = len(trials) * folds, 0
     hidden = not bar or jax.process_index() > 0
     with tqdm(total=total, unit=" networks", desc="search", disable=hidden) as shown, precision(np.float64):
-        for (widths, activation), numbers in alike.items():
+        for widths, numbers in alike.items():
             members, sizes = [trials[n] for n in numbers], (features, *widths, outputs)
             drawn = glorot_starts(members, sizes, dtype=splits.dtype)
             flat = [np.asarray(a, np.float64).reshape(len(members), -1) for layer in drawn for a in layer]
             limits = _limits([trial.l2 for trial in members], [stops[n] for n in numbers], splits)
-            split = np.tile(np.arange(folds, dtype=np.int32), len(members))
-            group = Group(activation, sizes, np.repeat(np.concatenate(flat, axis=1), folds, axis=0), split, limits)
+            each = [each_activation(trial) for trial in members]
+            activations = tuple(dict.fromkeys(each))
+            split, choice = (
+                np.tile(np.arange(folds), len(members)),
+                np.repeat([activations.index(a) for a in each], folds),
+            )
+            starts = np.repeat(np.concatenate(flat, axis=1), folds, axis=0)
+            group = Group(activations, sizes, starts, split, choice, limits)
 
             def tell(ended: int) -> None:
                 nonlocal done
@@ -229,7 +237,12 @@ def count_seats(group: Group, splits: Splits, devices: int, machine: Machine) ->
         )
     if jax.default_backend() == "cpu":
         largest = min(largest, max(FEWEST, CACHE // (ITEM * units * samples)))
-    return int(min(largest, np.bincount(group.split).max()))
+    return int(min(largest, np.bincount(_desks(group)).max()))
+
+
+def _desks(group: Group) -> Int[np.ndarray, " networks"]:
+    """Networks with the same number can be trained side by side: on the same samples, with the same activations."""
+    return group.split * len(group.activations) + group.choice
 
 
 def _train(
@@ -240,8 +253,8 @@ def _train(
     look: Callable[[np.ndarray, bool], bool] | None = None,
     tell: Callable[[int], None] = lambda ended: None,
 ) -> Ended:
-    """Train a group. All networks of a device are of one split, whose samples they share; where one has ended, the next
-    that waits takes its seat, and a device that has done with one split goes on with another.
+    """Train a group. All networks of a device are of one desk, whose samples they share; where one has ended, the next
+    that waits takes its seat, and a device that has done with one desk goes on with another.
 
     **Arguments:** `look`, for a single network, called after each step with its parameters and whether it goes on; the
     training ends if it returns True. `tell`, called with the number of networks that have ended since.
@@ -250,21 +263,21 @@ def _train(
     seats = count_seats(group, splits, devices, machine)
     size = parameters(group.sizes)
     shape = (devices, seats)
-    waiting = [deque(np.flatnonzero(group.split == k).tolist()) for k in range(len(splits.train_sizes))]
-    taken = np.full(shape, -1)
-    split = np.zeros(devices, np.int32)
+    desks, choices = _desks(group), len(group.activations)
+    waiting = [deque(np.flatnonzero(desks == k).tolist()) for k in range(len(splits.train_sizes) * choices)]
+    taken, desk = np.full(shape, -1), np.zeros(devices, np.int32)
     start: Any = np.zeros((*shape, size))
-    own = Limits(*(np.zeros(shape, a.dtype) for a in group.limits))
+    own: Any = jax.tree.map(lambda a: np.zeros(shape, a.dtype), group.limits)
     blank = jax.eval_shape(jax.vmap(jax.vmap(begin)), jax.ShapeDtypeStruct((*shape, size), np.float64))
     state: Any = jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), blank)
     state = put(state._replace(status=np.full(shape, HALTED, np.int32)), mesh, spread=True)
     data = put(_as_float64(splits.data), mesh, spread=False)
     arguments = shapes_of((state, data))
-    program = make_program(mesh, _shapes(group.sizes), group.activation, splits.objective, arguments)
+    program = make_program(mesh, _shapes(group.sizes), group.activations, splits.objective, arguments)
     ended = Ended(np.zeros_like(group.starts), *(np.zeros(len(group.starts), t) for t in (float, int, int, int)))
     steps = 0
     while True:
-        fresh = _take_seats(taken, split, waiting)
+        fresh = _take_seats(taken, desk, waiting)
         for place in zip(*np.nonzero(fresh), strict=True):
             start[place] = group.starts[taken[place]]
             for column, values in zip(own, group.limits, strict=True):
@@ -272,9 +285,9 @@ def _train(
         if not (taken >= 0).any():
             return ended
         # Seats are worth a pause once a quarter of them is free.
-        fewest = np.array([seats - max(1, seats // 4) if waiting[k] else 0 for k in split], np.int32)
+        fewest = np.array([seats - max(1, seats // 4) if waiting[k] else 0 for k in desk], np.int32)
         turns = 1 if look is not None else TURNS if devices > 1 or any(waiting) else FOREVER
-        spread = put((start, fresh, own, split, fewest), mesh, spread=True)
+        spread = put((start, fresh, own, desk // choices, desk % choices, fewest), mesh, spread=True)
         state = program(state, *spread, np.int32(turns), data)
         status = np.array(fetch(state.status))
         if look is not None and int(fetch(state.steps)[0, 0]) > steps:
@@ -289,15 +302,15 @@ def _train(
 
 
 def _take_seats(
-    taken: Int[np.ndarray, "devices seats"], split: Int[np.ndarray, " devices"], waiting: Sequence[deque[int]]
+    taken: Int[np.ndarray, "devices seats"], desk: Int[np.ndarray, " devices"], waiting: Sequence[deque[int]]
 ) -> Bool[np.ndarray, "devices seats"]:
-    """Give free seats to networks that wait, in place, and say which. An empty device changes to the split for which
-    most networks wait."""
+    """Give free seats to networks that wait, in place, and say which. An empty device changes to the desk that most
+    networks wait for."""
     fresh = np.zeros(taken.shape, bool)
     for device, seats in enumerate(taken):
-        if (seats < 0).all() and not waiting[split[device]]:
-            split[device] = max(range(len(waiting)), key=lambda k: len(waiting[k]))
-        queue = waiting[split[device]]
+        if (seats < 0).all() and not waiting[desk[device]]:
+            desk[device] = max(range(len(waiting)), key=lambda k: len(waiting[k]))
+        queue = waiting[desk[device]]
         for seat in np.flatnonzero(seats < 0)[: len(queue)]:
             seats[seat], fresh[device, seat] = queue.popleft(), True
     return fresh
@@ -312,5 +325,6 @@ def _note(ended: Ended, numbers: Any, state: State, done: Any, status: Any) -> N
 
 def _as_float64(data: Data) -> Data:
     """The same samples, so that all CPU devices can share them."""
-    arrays: Any = [None if a is None else aligned(np.asarray(a, np.float64)) for a in (data.x, data.y, data.weights)]
-    return Data(*arrays, data.train, data.validation)
+    x, y, weights = (None if a is None else aligned(np.asarray(a, np.float64)) for a in data[:3])
+    widened: Any = {"x": x, "y": y, "weights": weights}
+    return data._replace(**widened)
