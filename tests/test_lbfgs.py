@@ -28,6 +28,7 @@ from jaxbackprop.estimators.lbfgs import FAILED, FLAT, RUNNING, Limits, begin, t
 from jaxbackprop.estimators.line_search import CURVATURE, DECREASE, LONGEST, NARROW, begin_search, go_on
 from jaxbackprop.estimators.quasi_newton import Group, Stop, train_lbfgs
 from jaxbackprop.estimators.trainer import Machine
+from jaxbackprop.optimizers import _state_shapes
 from jaxbackprop.sweeps.grid import Trial
 
 X, Y = load_iris(return_X_y=True)
@@ -332,3 +333,12 @@ def test_numbers_without_a_loss_are_told_as_scikit_learn_tells_them():
         assert np.isfinite(model.coefs_[0]).all()
     with pytest.raises(ValueError, match="contains NaN"):
         clone(BASE).fit(np.where(X > 1, np.nan, X), Y)
+
+
+@unconverged
+def test_what_is_trained_after_it_is_trained_in_its_own_type():
+    """A search in float64 leaves nothing behind that was made while JAX computed in float32."""
+    _state_shapes.cache_clear()
+    SweepSearchCV(BASE, {"alpha": [1e-3]}, cv=2, refit=False).fit(X, Y)
+    model = clone(BASE).set_params(solver="sgd").fit(X, Y)
+    assert {leaf.dtype for leaf in jax.tree.leaves(model._optimizer_state)} == {np.dtype("float64")}

@@ -1,8 +1,8 @@
 """Which candidates of a search can be trained together: those that differ only in what a compiled program can vary.
 
 Candidates with the same preprocessing share the preprocessed folds; among them, those that train for the same number
-of epochs, with the same rules for stopping and the same order of samples, share a job of the grid engine. Those of L-BFGS, which
-knows no order and has each network stop by its own rules, share a job of its own.
+of epochs, with the same rules for stopping and the same order of samples, share a job of the grid engine. L-BFGS, which
+knows no order and stops each network by its own rules, has jobs of its own.
 """
 
 from collections import defaultdict

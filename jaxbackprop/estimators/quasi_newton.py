@@ -161,10 +161,11 @@ def train_lbfgs(
     alike: dict[tuple[int, ...], list[int]] = {}
     for number, trial in enumerate(trials):
         alike.setdefault(trial.hidden, []).append(number)
-    book = open_book(trials, folds, features, outputs, splits.dtype, monitored=False, records=None, falling=False)
     total, done = len(trials) * folds, 0
     hidden = not bar or jax.process_index() > 0
     with tqdm(total=total, unit=" networks", desc="search", disable=hidden) as shown, precision(np.float64):
+        plain = [trial._replace(optimizer="sgd") for trial in trials]  # which has no state to keep in the book
+        book = open_book(plain, folds, features, outputs, splits.dtype, monitored=False, records=None, falling=False)
         for widths, numbers in alike.items():
             members, sizes = [trials[n] for n in numbers], (features, *widths, outputs)
             drawn = glorot_starts(members, sizes, dtype=splits.dtype)
