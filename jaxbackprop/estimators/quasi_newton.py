@@ -45,8 +45,7 @@ from jaxbackprop.sweeps.transfer import fetch, local_mesh, make_mesh, put
 
 ITEM = 8  # bytes of a float64
 FEWEST = 2  # seats of a device, however large the networks: their matrix products run well one by one
-TURNS = 100  # of a call, at most, while others wait for seats
-FOREVER = 2**30
+TURNS = 100  # of a call, at most: between two of them devices find new work, and Ctrl-C is heard
 
 # How L-BFGS-B says what has come of it, and the status that scipy makes of that.
 MESSAGES = {
@@ -173,10 +172,8 @@ def train_lbfgs(
             limits = _limits([trial.l2 for trial in members], [stops[n] for n in numbers], splits)
             each = [each_activation(trial) for trial in members]
             activations = tuple(dict.fromkeys(each))
-            split, choice = (
-                np.tile(np.arange(folds), len(members)),
-                np.repeat([activations.index(a) for a in each], folds),
-            )
+            split = np.tile(np.arange(folds), len(members))
+            choice = np.repeat([activations.index(own) for own in each], folds)
             starts = np.repeat(np.concatenate(flat, axis=1), folds, axis=0)
             group = Group(activations, sizes, starts, split, choice, limits)
 
@@ -221,7 +218,8 @@ def _shapes(sizes: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
 
 
 def count_seats(group: Group, splits: Splits, devices: int, machine: Machine) -> int:
-    """How many networks a device trains at a time: as many as make good use of its cache, and fit the memory.
+    """How many networks a device trains at a time: as many as make good use of its cache and fit the memory, but no
+    more than its share.
 
     **Raises:** `ValueError` if not even one fits.
     """
@@ -238,7 +236,8 @@ def count_seats(group: Group, splits: Splits, devices: int, machine: Machine) ->
         )
     if jax.default_backend() == "cpu":
         largest = min(largest, max(FEWEST, CACHE // (ITEM * units * samples)))
-    return int(min(largest, np.bincount(_desks(group)).max()))
+    share = max(FEWEST, -(-len(group.starts) // devices))
+    return int(min(largest, share, np.bincount(_desks(group)).max()))
 
 
 def _desks(group: Group) -> Int[np.ndarray, " networks"]:
@@ -287,9 +286,8 @@ def _train(
             return ended
         # Seats are worth a pause once a quarter of them is free.
         fewest = np.array([seats - max(1, seats // 4) if waiting[k] else 0 for k in desk], np.int32)
-        turns = 1 if look is not None else TURNS if devices > 1 or any(waiting) else FOREVER
         spread = put((start, fresh, own, desk // choices, desk % choices, fewest), mesh, spread=True)
-        state = program(state, *spread, np.int32(turns), data)
+        state = program(state, *spread, np.int32(TURNS if look is None else 1), data)
         status = np.array(fetch(state.status))
         if look is not None and int(fetch(state.steps)[0, 0]) > steps:
             steps += 1
@@ -305,11 +303,11 @@ def _train(
 def _take_seats(
     taken: Int[np.ndarray, "devices seats"], desk: Int[np.ndarray, " devices"], waiting: Sequence[deque[int]]
 ) -> Bool[np.ndarray, "devices seats"]:
-    """Give free seats to networks that wait, in place, and say which. An empty device changes to the desk that most
+    """Give free seats to networks that wait, in place, and say which. An empty device goes to the desk that most
     networks wait for."""
     fresh = np.zeros(taken.shape, bool)
     for device, seats in enumerate(taken):
-        if (seats < 0).all() and not waiting[desk[device]]:
+        if (seats < 0).all():
             desk[device] = max(range(len(waiting)), key=lambda k: len(waiting[k]))
         queue = waiting[desk[device]]
         for seat in np.flatnonzero(seats < 0)[: len(queue)]:
