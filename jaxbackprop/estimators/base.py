@@ -19,7 +19,7 @@ from jaxbackprop.activations import ACTIVATIONS
 from jaxbackprop.devices import precision
 from jaxbackprop.estimators.callbacks import AfterEpoch, watched
 from jaxbackprop.estimators.glorot import glorot_start
-from jaxbackprop.estimators.quasi_newton import minimize
+from jaxbackprop.estimators.quasi_newton import Stop, minimize, refuse_dropout
 from jaxbackprop.estimators.reuse import Reusable
 from jaxbackprop.estimators.settings import ALIASES, Settings
 from jaxbackprop.estimators.trainer import Course, Machine, Schedule, Warm, Watch, train_one
@@ -162,13 +162,17 @@ class BaseBackprop(Settings):
             float(self.power_t),
         )
 
+    def _stop(self) -> Stop:
+        """When "lbfgs" stops."""
+        return Stop(float(self.tol), int(self.max_iter), int(self.max_fun))
+
     def _machine(self) -> Machine:
         return Machine(int(self.memory_budget), self.devices)
 
     def _hold_out(self, samples: Samples, seed: int) -> tuple[Index, Index]:
         """Which samples to train on, and which early stopping looks at."""
         y, every = samples.y, np.arange(len(samples.X))
-        if not self.early_stopping:
+        if not self.early_stopping or self.solver == "lbfgs":
             return every, every[:0]
         # As scikit-learn does: binary labels are stratified, a row of several numbers is not.
         stratify = y.astype(bool) if is_classifier(self) and y.shape[1] == 1 else None
@@ -189,11 +193,7 @@ class BaseBackprop(Settings):
             raise ValueError("partial_fit does not support early_stopping=True")
         seed = draw_seed(self.random_state)
         if self.solver == "lbfgs":
-            if self.dropout > 0:
-                raise ValueError(
-                    f"dropout={self.dropout} goes with solver='sgd' or 'adam': the line searches of 'lbfgs' compare "
-                    "losses, which masks would change from one to the next"
-                )
+            refuse_dropout(self.dropout)
             with watched(self, X, y, sample_weight, self.max_iter + 1, "iteration") as after:
                 return self._fit_lbfgs(samples, seed, restart, after and self._watch(after))
         train, held_out = self._hold_out(samples, seed)
@@ -249,9 +249,8 @@ class BaseBackprop(Settings):
             make_splits([samples], [(every, every[:0])], self._objective()),
             activation=trial.activation,
             alpha=float(self.alpha),
-            max_iter=int(self.max_iter),
-            max_fun=int(self.max_fun),
-            tol=float(self.tol),
+            stop=self._stop(),
+            machine=self._machine(),
             watch=watch,
         )
         self.n_iter_ = _check_optimize_result("lbfgs", found, self.max_iter)

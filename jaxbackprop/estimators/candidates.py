@@ -1,7 +1,8 @@
 """Which candidates of a search can be trained together: those that differ only in what a compiled program can vary.
 
 Candidates with the same preprocessing share the preprocessed folds; among them, those that train for the same number
-of epochs, with the same rules for stopping and the same order of samples, share a job of the grid engine.
+of epochs, with the same rules for stopping and the same order of samples, share a job of the grid engine. L-BFGS, which
+knows no order and stops each network by its own rules, has jobs of its own.
 """
 
 from collections import defaultdict
@@ -65,10 +66,8 @@ def lent(estimator: Any, programs: Sequence[Reusable]) -> Iterator[None]:
 
 def one_by_one(estimator: Any, params: Mapping[str, Any]) -> str | None:
     """Why a candidate cannot be trained together with others, if so: its step is not known before."""
-    prefix, network = final_step(estimator)
-    if prefix and prefix.removesuffix("__") in params:
-        return repr(prefix.removesuffix("__"))
-    return "solver='lbfgs'" if params.get(f"{prefix}solver", network.solver) == "lbfgs" else None
+    prefix = final_step(estimator)[0]
+    return repr(prefix.removesuffix("__")) if prefix and prefix.removesuffix("__") in params else None
 
 
 def group_candidates(estimator: Any, candidates: Mapping[int, Mapping[str, Any]]) -> list[Group]:
@@ -86,27 +85,34 @@ def group_candidates(estimator: Any, candidates: Mapping[int, Mapping[str, Any]]
 
 
 def split_into_jobs(candidates: Sequence[Candidate], samples: int) -> list[list[Candidate]]:
-    """Candidates that can be trained by one job of the engine; `samples` are those of the largest fold."""
+    """Candidates that can be trained by one job of the engine or of L-BFGS; `samples` are those of the largest fold."""
     jobs: dict[tuple, list[Candidate]] = defaultdict(list)
     for candidate in candidates:
         network, seed = candidate.network, candidate.seed
+        common = (
+            network.solver == "lbfgs",
+            network.dtype,
+            network._machine(),
+            getattr(network, "loss", None),
+            repr(getattr(network, "class_weight", None)),
+        )
+        if network.solver == "lbfgs":
+            jobs[common].append(candidate)
+            continue
         trial = network._trial(seed, samples)
         # Without batches to draw and samples to hold out the seed decides over the start alone, which may differ.
         schedule = network._schedule(seed, network.max_iter)
         drawn = network.early_stopping or (network.shuffle and trial.batch_size is not None)
         given = isinstance(network.random_state, Integral | np.random.RandomState)
         jobs[
+            *common,
             network.max_iter,
             network.tol,
             network.n_iter_no_change,
             network.early_stopping,
             network.validation_fraction,
             network.shuffle,
-            network.dtype,
-            network._machine(),
             (schedule.rule, schedule.power if schedule.rule == "invscaling" else None),
-            getattr(network, "loss", None),
             seed if drawn and given else None,
-            repr(getattr(network, "class_weight", None)),
         ].append(candidate)
     return list(jobs.values())

@@ -21,12 +21,13 @@ from sklearn.utils.metaestimators import _safe_split
 from jaxbackprop.devices import precision
 from jaxbackprop.estimators.base import BaseBackprop, Samples, make_splits
 from jaxbackprop.estimators.candidates import Candidate, Group, final_step, group_candidates, split_into_jobs
+from jaxbackprop.estimators.quasi_newton import refuse_dropout, train_lbfgs
 from jaxbackprop.estimators.reuse import Reusable
 from jaxbackprop.estimators.scores import encode, usual, usual_scores
 from jaxbackprop.estimators.search_ensemble import Archive
 from jaxbackprop.estimators.trainer import Machine, train_networks
 from jaxbackprop.network import Params
-from jaxbackprop.sweeps.splits import Index
+from jaxbackprop.sweeps.splits import Index, Splits
 from jaxbackprop.sweeps.state import Book
 
 Row = dict[str, Any]  # what scikit-learn's searches note of one candidate on one fold
@@ -104,6 +105,8 @@ def evaluate(
             try:
                 candidate.network._validate_params()
                 candidate.network._activation(), candidate.network._hidden()
+                if candidate.network.solver == "lbfgs":
+                    refuse_dropout(candidate.network.dropout)
                 valid.append(candidate)
             except ValueError as error:
                 for number in range(len(search.splits)):
@@ -196,24 +199,35 @@ def _run_job(
         distinct = list({id(r.samples): r.samples for r in ready}.values())
         samples = distinct if len(distinct) == 1 else [r.samples for r in ready]
         splits = make_splits(samples, [r.parts for r in ready], objective)
-        trials = [c.network._trial(c.seed, max(splits.train_sizes)) for c in job]
-        own = job[0].network._machine()
-        machine = Machine(search.memory_budget or own.memory_budget, search.devices or own.devices)
-        schedule = job[0].network._schedule(job[0].seed, job[0].network.max_iter)
-        if not job[0].network.early_stopping and job[0].network.n_iter_no_change >= job[0].network.max_iter:
-            # nothing can stop, or fall for want of progress, before the last epoch
-            schedule = schedule._replace(monitor=None, rule=None if schedule.rule == "adaptive" else schedule.rule)
-        with precision(splits.dtype):
-            later = 0 if search.programs is None else len(search.y)
-            trained = train_networks(trials, splits, schedule, machine, bar=bar, advance=advance, later=later)
-        if search.programs is not None:
-            search.programs.extend(trained.programs)
+        book = _train_job(search, job, splits, bar, advance)
         seconds = (time.perf_counter() - start) / (len(job) * len(ready))
         if search.archive is not None:
-            search.archive.keep(job, ready, trained.book)
-        for key, row in _score_all(search, job, ready, trained.book).items():
+            search.archive.keep(job, ready, book)
+        for key, row in _score_all(search, job, ready, book).items():
             rows[key] = {"fit_time": seconds, **row}
     return rows
+
+
+def _train_job(
+    search: Search, job: Sequence[Candidate], splits: Splits, bar: bool, advance: Callable[[float], None]
+) -> Book:
+    """Train candidates that share a job, on folds whose arrays have the same shape."""
+    trials = [c.network._trial(c.seed, max(splits.train_sizes)) for c in job]
+    first = job[0].network
+    own = first._machine()
+    machine = Machine(search.memory_budget or own.memory_budget, search.devices or own.devices)
+    if first.solver == "lbfgs":
+        return train_lbfgs(trials, [c.network._stop() for c in job], splits, machine, bar=bar, advance=advance)
+    schedule = first._schedule(job[0].seed, first.max_iter)
+    if not first.early_stopping and first.n_iter_no_change >= first.max_iter:
+        # nothing can stop, or fall for want of progress, before the last epoch
+        schedule = schedule._replace(monitor=None, rule=None if schedule.rule == "adaptive" else schedule.rule)
+    later = 0 if search.programs is None else len(search.y)
+    with precision(splits.dtype):
+        trained = train_networks(trials, splits, schedule, machine, bar=bar, advance=advance, later=later)
+    if search.programs is not None:
+        search.programs.extend(trained.programs)
+    return trained.book
 
 
 def _score_all(

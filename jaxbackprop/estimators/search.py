@@ -17,7 +17,9 @@ class SweepSearchCV(GridSearchCV, Sweeping):
 
     Candidates are trained together, on all folds at once, in few compiled programs. They share a program if they
     differ in `hidden_layer_sizes` (of the same depth), `activation`, `alpha`, `learning_rate_init`, `momentum` and, for
-    full batches, `random_state`; other parameters take a program each for their values, or at least a run.
+    full batches, `random_state`; other parameters take a program each for their values, or at least a run. With
+    `solver="lbfgs"` they share a program for each `hidden_layer_sizes` if they differ in `activation`, `alpha`,
+    `random_state`, `max_iter`, `max_fun` and `tol`, and each stops at its own time.
     Call `jaxbackprop.use_all_cores()` first to spread the work over all cores.
 
     **Arguments:**
@@ -32,7 +34,7 @@ class SweepSearchCV(GridSearchCV, Sweeping):
     - `return_train_score`: whether to score the samples trained on, too.
     - `verbose`: whether to say how many networks are trained, and to show a bar.
     - `n_jobs`, `pre_dispatch`: as in `GridSearchCV`, where its own way is gone: for other estimators, and `n_jobs` for
-      candidates that cannot be trained together (`solver="lbfgs"`).
+      candidates that cannot be trained together (those that put another network into a pipeline's last step).
     - `n_iter`, `random_state`: how many candidates to draw, and the seed of the draw.
     - `memory_budget`: bytes that the training may take, on all devices together; a search that cannot is refused.
       `devices`: how many of JAX's to use. Both are the estimator's, unless they are given here.

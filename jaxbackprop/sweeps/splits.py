@@ -99,7 +99,7 @@ def make_data(
     uneven = any(len({len(index) for index in part}) > 1 for part in (train, validation))
     if weights is None and uneven:
         weights = np.ones(x.shape[1], x.dtype)
-    arrays: Any = (_aligned(x), _aligned(y), weights, _filled(train), _filled(validation))
+    arrays: Any = (aligned(x), aligned(y), weights, _filled(train), _filled(validation))
     return Data(*arrays)
 
 
@@ -108,7 +108,7 @@ def _filled(splits: Sequence[Index]) -> Any:
     return np.stack([np.pad(index, (0, most - len(index)), constant_values=-1) for index in splits]).astype(np.int32)
 
 
-def _aligned(array: np.ndarray) -> np.ndarray:
+def aligned(array: np.ndarray) -> np.ndarray:
     """The same numbers in rows, at an address that JAX's CPU devices can share without a copy."""
     if array.flags.c_contiguous and array.ctypes.data % ALIGNMENT == 0:
         return array
