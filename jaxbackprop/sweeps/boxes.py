@@ -1,0 +1,55 @@
+"""Which shapes of networks to pad to one: boxes around shapes, cut in two where that saves most arithmetic."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+# Seconds of a step, from padded shapes, how many of the slots a network uses, and how many its program has.
+Work = Callable[
+    [Int[np.ndarray, "shapes slots"], Int[np.ndarray, "#shapes"], Int[np.ndarray, "#shapes"]],
+    Float[np.ndarray, " shapes"],
+]
+
+
+class Box(NamedTuple):
+    """Shapes that are padded to one, the number of hidden layers in each, what that costs a step, and the cut that
+    saves most."""
+
+    shapes: Int[np.ndarray, "shapes slots"]
+    depth: Int[np.ndarray, " shapes"]
+    counts: Int[np.ndarray, " shapes"]
+    cost: float
+    saving: float
+    sides: tuple[Int[np.ndarray, " left"], Int[np.ndarray, " right"]] | None
+
+
+def make_box(
+    shapes: Int[np.ndarray, "shapes slots"],
+    depth: Int[np.ndarray, " shapes"],
+    counts: Int[np.ndarray, " shapes"],
+    work: Work,
+) -> Box:
+    """Try to cut the shapes in two at every width of every slot, and at every depth."""
+    depths = np.unique(depth)
+    of_depth = (depth[:, None] == depths) * counts[:, None]  # [shapes, depths]
+
+    def padded(order: Int[np.ndarray, " some"]) -> Float[np.ndarray, " some"]:
+        """What a step costs for the first shape, the first two, …, padded to one."""
+        tops, deepest = np.maximum.accumulate(shapes[order]), np.maximum.accumulate(depth[order])
+        networks = np.cumsum(of_depth[order], axis=0)
+        return np.sum([work(tops, d[None], deepest) * many for d, many in zip(depths, networks.T, strict=True)], axis=0)
+
+    cost = float(padded(np.arange(len(shapes)))[-1])
+    best: tuple[float, Any] = (0.0, None)
+    for column in (*shapes.T, depth):
+        order = np.argsort(column, kind="stable")
+        below, above = padded(order), padded(order[::-1])[::-1]
+        cuts = np.flatnonzero(np.diff(column[order]))  # the last shape of the left side
+        if len(cuts):
+            saved = cost - below[cuts] - above[cuts + 1]
+            k = int(np.argmax(saved))
+            if saved[k] > best[0]:
+                best = float(saved[k]), (order[: cuts[k] + 1], order[cuts[k] + 1 :])
+    return Box(shapes, depth, counts, cost, *best)
