@@ -42,7 +42,7 @@ def plain_loss(params, masks, x, y, weights, l2, fs, objective):
 def in_slots(params, room):
     """The parameters of a network in a program of layer sizes `room`, the other numbers zero."""
     depth, slots = len(params) - 1, len(room) - 2
-    layers = [jb.Layer(np.zeros((m, n)), np.zeros(m)) for n, m in zip(room[:-1], room[1:], strict=True)]
+    layers = [jb.Layer(np.zeros((m, n)), np.zeros(m)) for n, m in itertools.pairwise(room)]
     for layer, place in zip(params, [*range(depth), slots], strict=True):
         m, n = layer.weight.shape
         layers[place].weight[:m, :n], layers[place].bias[:m] = layer
@@ -181,7 +181,7 @@ def test_activations_of_each_layer_stay_with_their_layers(monkeypatch):
         monkeypatch, lambda: jb.sweep(grid, MOONS.X, MOONS.y, epochs=12, progress=False, patience=2)
     )
     assert [p.depths for p in one.plan.programs] == [(1, 2, 3)]
-    assert len(other.plan.programs) == 5
+    assert sorted(p.depths for p in other.plan.programs) == [(1,), (2,), (3,)]
     assert_same(one, other)
 
 
@@ -239,7 +239,7 @@ def test_depths_share_a_program_where_training_is_shorter_than_compiling_one_mor
 
 def test_a_depth_whose_padding_costs_more_than_a_compilation_saves_stays_apart():
     grid = [{"hidden": [(400,)]}, {"hidden": [(4, 4, 4)], "seed": list(range(100))}]
-    assert [p.depths for p in plan_trials(expand(grid), workload(epochs=200)).programs] == [(1,), (3,)]
+    assert {p.depths for p in plan_trials(expand(grid), workload(epochs=200)).programs} == {(1,), (3,)}
     narrow = [{"hidden": [(4,)]}, {"hidden": [(4, 4, 4)], "seed": list(range(100))}]
     assert [p.depths for p in plan_trials(expand(narrow), workload(epochs=200)).programs] == [(1, 3)]
 
@@ -264,8 +264,8 @@ def test_a_search_over_depths_scores_and_keeps_the_same_networks(monkeypatch):
     grid = {"hidden_layer_sizes": [(5,), (8, 4), (4, 4, 4)], "alpha": [1e-4, 1e-1], "activation": ["relu", "logistic"]}
 
     def search():
-        network = BackpropClassifier(max_iter=25, random_state=0)
-        return SweepSearchCV(network, grid, cv=3, keep_networks=True, return_train_score=True).fit(X, y)
+        network = BackpropClassifier(max_iter=25, random_state=0, dtype="float64")
+        return SweepSearchCV(network, grid, cv=3, keep_networks=True, return_train_score=True, refit=False).fit(X, y)
 
     plans, plan = [], planner.plan_trials
     monkeypatch.setattr(
@@ -273,17 +273,19 @@ def test_a_search_over_depths_scores_and_keeps_the_same_networks(monkeypatch):
     )
     one, other = together_and_apart(monkeypatch, search)
     assert plans[0].programs[0].depths == (1, 2, 3)
-    assert all(len(p.depths) == 1 for p in plans[-2].programs)
+    assert len(plans) == 2
+    assert all(len(p.depths) == 1 for p in plans[1].programs)
     for key in ("mean_test_score", "split1_test_score", "mean_train_score"):
-        np.testing.assert_allclose(one.cv_results_[key], other.cv_results_[key], atol=1e-9)
+        np.testing.assert_allclose(one.cv_results_[key], other.cv_results_[key], atol=1e-12)
     a, b = (search.ensemble(bags=2, rounds=5) for search in (one, other))
-    np.testing.assert_allclose(a.predict_proba(X), b.predict_proba(X), atol=1e-5)
+    np.testing.assert_allclose(a.predict_proba(X), b.predict_proba(X), atol=1e-9)
 
 
 def test_an_ensemble_of_several_depths_has_the_same_members(monkeypatch):
     X, y = load_iris(return_X_y=True)
     options = {"space": {"width": [6, 9], "depth": [1, 2, 3]}, "max_iter": 20, "random_state": 0, "cv": 3}
+    options["dtype"] = "float64"  # in which rounding stays too small to change a choice
     one, other = together_and_apart(monkeypatch, lambda: SweepEnsembleClassifier(9, **options).fit(X, y))
     assert one.members_.tolist() == other.members_.tolist()
-    np.testing.assert_allclose(one.predict_proba(X), other.predict_proba(X), atol=1e-5)
-    np.testing.assert_allclose(one.cv_results_["mean_test_loss"], other.cv_results_["mean_test_loss"], atol=1e-5)
+    np.testing.assert_allclose(one.predict_proba(X), other.predict_proba(X), atol=1e-9)
+    np.testing.assert_allclose(one.cv_results_["mean_test_loss"], other.cv_results_["mean_test_loss"], atol=1e-9)

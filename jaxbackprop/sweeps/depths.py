@@ -40,12 +40,14 @@ def hidden_layers(
     sure: int,
     mask: Mask | None = None,
     slopes: bool = True,
-) -> tuple[list[Hidden], list[Hidden | None]]:
-    """h^0 … h^D, and, if `slopes`, m^l f'(z^l) of each slot, which a slot that hands on has none of and holds 0 for.
+) -> tuple[list[Hidden], list[Any]]:
+    """h^0 … h^D, and m^l f'(z^l) of each slot, which a slot that hands on has none of and holds 0 for; without
+    `slopes` it is None.
 
     **Arguments:** `activation`, one for each slot; `mask`, from the number of a hidden layer, counted from 0, to m.
     """
-    hs, factors = [x], []
+    hs: list[Any] = [x]
+    factors: list[Any] = []
     for l, (layer, f) in enumerate(zip(params[:-1], activation, strict=True)):
 
         def used(h: Array, l: int = l, layer: Layer = layer, f: Activation = f) -> Any:

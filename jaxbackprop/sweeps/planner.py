@@ -118,6 +118,7 @@ class Plan:
         return pd.DataFrame(
             {
                 "hidden": ["x".join(map(str, p.hidden)) or "none" for p in self.programs],
+                "depths": [", ".join(map(str, p.depths)) for p in self.programs],
                 "optimizer": [p.optimizer.name for p in self.programs],
                 "batch": ["full" if p.batch_size is None else p.batch_size for p in self.programs],
                 "activations": [len(p.activations) for p in self.programs],

@@ -52,8 +52,9 @@ def ignores_slots(optimizer: Optimizer) -> bool:
             gradient = jax.tree.map(lambda p: 0.3 * p, params)
             params, state = optimizer.update(gradient, state, params, Hyperparameters(0.1))
         after.append((params, state))
-    apart = [after[0], own_layers(after[1], 1)]
-    if jax.tree.structure(apart[0]) != jax.tree.structure(apart[1]):
+    apart = (after[0], own_layers(after[1], 1))
+    structures: list[Any] = list(map(jax.tree.structure, apart))
+    if structures[0] != structures[1]:
         return False
     pairs = [(np.asarray(a), np.asarray(b)) for a, b in zip(*map(jax.tree.leaves, apart), strict=True)]
     same = all(a.shape == b.shape and np.allclose(a, b, rtol=1e-5, atol=1e-7) for a, b in pairs)

@@ -50,7 +50,7 @@ def make_update(
         )
 
     def of_network(params: Params, x: Array, y: Array, weights: Array | None) -> tuple[Float[Array, ""], Params]:
-        def mask(l: int) -> Float[Array, "units samples"]:
+        def mask(l: int, rate: Any = rate) -> Float[Array, "units samples"]:
             return draw_mask(hyperparameters.seed, step, l, rate, len(params[l].bias), x.shape[1], x.dtype)
 
         same: Any = {"activation": activation, "l2": hyperparameters.l2, "weights": weights, "objective": objective}
