@@ -14,13 +14,14 @@ Work = Callable[
 
 
 class Box(NamedTuple):
-    """Shapes that are padded to one, the number of hidden layers in each, what that costs a step, and the cut that
-    saves most."""
+    """Shapes that are padded to one, and the number of hidden layers in each; what that costs a step, all in all and
+    without the slots that a network does not use; the cut that saves most."""
 
     shapes: Int[np.ndarray, "shapes slots"]
     depth: Int[np.ndarray, " shapes"]
     counts: Int[np.ndarray, " shapes"]
     cost: float
+    padded: float
     saving: float
     sides: tuple[Int[np.ndarray, " left"], Int[np.ndarray, " right"]] | None
 
@@ -35,21 +36,23 @@ def make_box(
     depths = np.unique(depth)
     of_depth = (depth[:, None] == depths) * counts[:, None]  # [shapes, depths]
 
-    def padded(order: Int[np.ndarray, " some"]) -> Float[np.ndarray, " some"]:
-        """What a step costs for the first shape, the first two, …, padded to one."""
+    def costs(order: Int[np.ndarray, " some"]) -> Float[np.ndarray, " some"]:
+        """Of a step of the first shape, the first two, …, padded to one."""
         tops, deepest = np.maximum.accumulate(shapes[order]), np.maximum.accumulate(depth[order])
         networks = np.cumsum(of_depth[order], axis=0)
         return np.sum([work(tops, d[None], deepest) * many for d, many in zip(depths, networks.T, strict=True)], axis=0)
 
-    cost = float(padded(np.arange(len(shapes)))[-1])
+    top, networks = shapes.max(axis=0, keepdims=True).repeat(len(depths), axis=0), of_depth.sum(axis=0)
+    cost = float((work(top, depths, depth.max(keepdims=True)) * networks).sum())
+    padded = float((work(top, depths, depths) * networks).sum())
     best: tuple[float, Any] = (0.0, None)
     for column in (*shapes.T, depth):
         order = np.argsort(column, kind="stable")
-        below, above = padded(order), padded(order[::-1])[::-1]
+        below, above = costs(order), costs(order[::-1])[::-1]
         cuts = np.flatnonzero(np.diff(column[order]))  # the last shape of the left side
         if len(cuts):
             saved = cost - below[cuts] - above[cuts + 1]
             k = int(np.argmax(saved))
             if saved[k] > best[0]:
                 best = float(saved[k]), (order[: cuts[k] + 1], order[cuts[k] + 1 :])
-    return Box(shapes, depth, counts, cost, *best)
+    return Box(shapes, depth, counts, cost, padded, *best)

@@ -298,7 +298,8 @@ def _plan_shapes(
         cost = sum(b.cost for b in boxes)
         seconds, compile_seconds = steps / workload.devices, price(box.depth)
         # Padding may waste more than its share of a training that is over before another program would be compiled.
-        frugal = 1 - useful / cost <= MAX_WASTE or cost * seconds <= QUICK * compile_seconds
+        waste = 1 - useful / sum(b.padded for b in boxes)
+        frugal = waste <= MAX_WASTE or cost * seconds <= QUICK * compile_seconds
         if box.sides is None or (frugal and box.saving * seconds <= compile_seconds):
             break
         boxes[most : most + 1] = [
