@@ -147,10 +147,11 @@ def assert_same(one, other, atol=2e-6):
         assert sizes == [*one.trials[trial].hidden, 2]
 
 
-MIXED = {"hidden": [(3,), (6, 4), (4, 7, 3)], "learning_rate": [0.03], "l2": [0.01], "batch_size": [16], "seed": [0, 5]}
+MIXED = {"hidden": [(3,), (6, 4), (4, 7, 3)], "learning_rate": [0.03], "l2": [0.01], "batch_size": [16]}
+MIXED |= {"seed": [0, 5, 7]}
 OPTIONS = {
-    "plain": ({"optimizer": ["sgd", "momentum"]}, {}),
-    "dropout": ({"optimizer": ["adamw"], "weight_decay": [0.1], "dropout": [0.0, 0.3]}, {}),
+    "plain": ({"optimizer": ["sgd", "momentum"], "activation": ["sigmoid"]}, {"devices": 1}),
+    "dropout": ({"optimizer": ["adamw"], "dropout": [0.0, 0.3], "activation": ["softplus"]}, {"devices": 1}),
     "clipping": ({"optimizer": [CLIPPED, "adagrad"]}, {"patience": 1, "record_every": 2}),
     "patience": ({"optimizer": ["adam_hat"], "dropout": [0.2]}, {"patience": 2, "record_every": 1, "folds": 3}),
     "halving": ({"optimizer": ["adam"], "activation": ["tanh", "mish"]}, {"halving": 2, "weights": np.arange(1, 61)}),
@@ -167,6 +168,7 @@ def test_a_network_is_the_same_beside_deeper_ones(kind, monkeypatch):
 
     one, other = together_and_apart(monkeypatch, train)
     assert any(p.depths == (1, 2, 3) for p in one.plan.programs)
+    assert options.get("devices") != 1 or all(p.size > 1 for p in one.plan.programs)
     assert all(len(p.depths) == 1 and not p.padded for p in other.plan.programs)
     assert_same(one, other)
 
