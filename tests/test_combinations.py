@@ -37,7 +37,7 @@ TARGETS = {
     "squared": np.stack([MOONS.X[:, 0] * MOONS.X[:, 1], np.sin(MOONS.X[:, 0])], axis=1),
 }
 WEIGHTS = np.random.default_rng(0).uniform(0.5, 2, 36)
-HIDDEN = [(2,), (3,), (5,), (3, 2), ()]
+HIDDEN = [(2,), (3,), (5,), (3, 2), (2, 4, 3), ()]
 OPTIMIZERS = {
     "sgd": optax.sgd,
     "momentum": lambda rate: optax.sgd(rate, momentum=0.9),
@@ -103,7 +103,7 @@ SMALL_CASES = st.builds(
         hidden=hidden, optimizer=(optimizer,), batch_size=(batch_size,), rates=case.rates[:2], dropout=case.dropout[-1:]
     ),
     CASES,
-    hidden=st.sampled_from([((3,), (5,)), ((3, 2),), ((2,),)]),
+    hidden=st.sampled_from([((3,), (5,)), ((3, 2),), ((2,), (2, 4, 3)), ((3,), (4, 2))]),
     optimizer=st.sampled_from(["sgd", "adam"]),
     batch_size=st.sampled_from([8, None]),
 )
@@ -369,6 +369,22 @@ def check(case):
 
 @example(Case(patience=1, halving=2, splits=2, ending="kill", moment=4, devices=8, other_devices=2))
 @example(Case(hidden=((), (3, 2)), batch_size=(8,), optimizer=("adam",), ending="Ctrl-C", moment=3, devices=2))
+@example(
+    Case(
+        hidden=((5,), (3, 2), (2, 4, 3)),
+        optimizer=("adam",),
+        batch_size=(8,),
+        dropout=(0.3,),
+        splits=2,
+        weights=True,
+        patience=2,
+        halving=2,
+        double=True,
+        ending="kill",
+        moment=3,
+        other_devices=2,
+    )
+)
 @given(SMALL_CASES)
 # Without shrinking, which would take many times as long as to find out.
 @settings(max_examples=20, suppress_health_check=list(HealthCheck), phases=[Phase.explicit, Phase.generate])

@@ -49,11 +49,14 @@ def test_every_network_has_one_place_among_its_like(devices, train):
         for chunk, row in enumerate(seats.networks):
             for network in row[row >= 0]:
                 trial, split = trials[network // splits], network % splits
-                assert each_activation(trial) == program.activations[seats.activation[chunk]]
-                assert split == seats.split[chunk]
+                depth = len(trial.hidden)
+                assert each_activation(trial) == program.activations[seats.activation[chunk]][:depth]
+                assert (depth, split) == (seats.depth[chunk], seats.split[chunk])
                 assert (trial.optimizer, trial.batch_size) == (program.optimizer.name, program.batch_size)
-                assert len(trial.hidden) == len(program.hidden)
-                assert all(own <= padded for own, padded in zip(trial.hidden, program.hidden, strict=True))
+                assert depth in program.depths
+                assert program.depths[-1] == len(program.hidden)
+                assert all(own <= padded for own, padded in zip(trial.hidden, program.hidden, strict=False))
+                assert trial.hidden[-1:] <= program.hidden[-1:]  # what is handed on fits into the last slot
                 if trial.batch_size is not None:
                     assert program.batches == -(-train[split] // trial.batch_size)
 

@@ -33,6 +33,7 @@ SHARED = {
     "invscaling": (clone(BASE).set_params(solver="sgd", learning_rate="invscaling"), WIDTHS, {}),
     "dropout": (clone(BASE).set_params(dropout=0.2), WIDTHS, {}),
     "one split": (BASE, WIDTHS, {"cv": [(np.arange(100), np.arange(100, 150))]}),
+    "depths": (BASE, {"hidden_layer_sizes": [(4,), (3, 5), (4, 2, 3)], "activation": ["relu", "tanh"]}, {}),
     "pipeline": (Pipeline([("scaler", StandardScaler()), ("net", BASE)]), {"net__alpha": [0.1, 1.0]}, {}),
     "weights": (BASE, WIDTHS, {"sample_weight": np.random.default_rng(0).uniform(0.5, 2, 150)}),
     "numbers": (REGRESSOR, {"alpha": [0.1, 1.0], "hidden_layer_sizes": [(4,), (6, 3)]}, {}),

@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from jaxbackprop.optimizers import get_optimizer
 from jaxbackprop.sweeps.grid import Trial, each_activation
 from jaxbackprop.sweeps.host import Job, Made, what_was_made
+from jaxbackprop.sweeps.layer_slots import slot_widths
 from jaxbackprop.sweeps.planner import Plan, Program
 from jaxbackprop.sweeps.program import Data
 from jaxbackprop.sweeps.splits import Splits
@@ -80,11 +81,12 @@ def reuse(
 
 
 def _fits(trial: Trial, program: Program) -> bool:
+    depth, slots = len(trial.hidden), len(program.hidden)
     return (
-        len(trial.hidden) == len(program.hidden)
-        and all(own <= most for own, most in zip(trial.hidden, program.hidden, strict=True))
-        and (program.padded or trial.hidden == program.hidden)
-        and each_activation(trial) in program.activations
+        depth in program.depths
+        and all(own <= most for own, most in zip(trial.hidden, program.hidden[:depth], strict=True))
+        and (program.padded or slot_widths(trial.hidden, slots) == program.hidden)
+        and each_activation(trial, slots) in program.activations
         and get_optimizer(trial.optimizer) is program.optimizer
         and trial.batch_size == program.batch_size
         and (program.dropout or trial.dropout == 0)

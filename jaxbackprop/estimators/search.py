@@ -16,8 +16,8 @@ class SweepSearchCV(GridSearchCV, Sweeping):
     with `n_iter` of its `RandomizedSearchCV`.
 
     Candidates are trained together, on all folds at once, in few compiled programs. They share a program if they
-    differ in `hidden_layer_sizes` (of the same depth), `activation`, `alpha`, `learning_rate_init`, `momentum` and, for
-    full batches, `random_state`; other parameters take a program each for their values, or at least a run. With
+    differ in `hidden_layer_sizes`, `activation`, `alpha`, `learning_rate_init`, `momentum` and, for full batches,
+    `random_state`; other parameters take a program each for their values, or at least a run. With
     `solver="lbfgs"` they share a program for each `hidden_layer_sizes` if they differ in `activation`, `alpha`,
     `random_state`, `max_iter`, `max_fun` and `tol`, and each stops at its own time.
     Call `jaxbackprop.use_all_cores()` first to spread the work over all cores.

@@ -3,11 +3,12 @@
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
-from jaxbackprop.activations import OneOrEach
+from jaxbackprop.activations import Activation
 from jaxbackprop.losses import Objective, sample_shares
 from jaxbackprop.network import Params, forward, regularization
+from jaxbackprop.sweeps.depths import logits_in_slots
 
 
 class Metrics(NamedTuple):
@@ -44,16 +45,22 @@ def evaluate(
     weights: Float[Array, " samples"] | None,
     l2: Float[Array, ""],
     *,
-    activation: OneOrEach,
+    activation: tuple[Activation, ...],
+    depth: Int[Array, ""] | None,
+    sure: int,
     objective: Objective,
     targets: str,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """Loss and score of one network on some samples; NaN where there are none."""
+    """Loss and score of one network on some samples; NaN where there are none. `depth` is None where all networks have
+    as many hidden layers as there are slots."""
     if x.shape[-1] == 0:
         nan = jnp.full((), jnp.nan, x.dtype)
         return nan, nan
-    seen = forward(params, x, activation=activation, objective=objective)
-    z, shares = seen.pre_activations[-1], sample_shares(x.shape[-1], weights)
+    if depth is None:
+        z = forward(params, x, activation=activation, objective=objective).pre_activations[-1]
+    else:
+        z = logits_in_slots(params, x, depth, activation=activation, sure=sure)
+    shares = sample_shares(x.shape[-1], weights)
     value = jnp.sum(objective.per_sample(z, y) * shares) + regularization(params, l2)
-    guess = z if targets in ("softmax", "sigmoid") else seen.activations[-1]
+    guess = z if targets in ("softmax", "sigmoid") else objective.predict(z)
     return value, mean_score(guess, y, shares, targets).astype(value.dtype)

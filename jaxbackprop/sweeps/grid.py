@@ -38,9 +38,11 @@ class Trial(NamedTuple):
     dropout: float = 0.0
 
 
-def each_activation(trial: Trial) -> tuple[Activation, ...]:
-    """That of each hidden layer."""
-    return layer_activations(trial.activation, len(trial.hidden))
+def each_activation(trial: Trial, slots: int | None = None) -> tuple[Activation, ...]:
+    """That of each hidden layer; with `slots`, of so many slots for them: those that it does not use, where none is
+    computed, go by the last."""
+    own = layer_activations(trial.activation, len(trial.hidden))
+    return own if slots is None else own + own[-1:] * (slots - len(own))
 
 
 def _hidden(argument: str, value: Any) -> tuple[int, ...]:

@@ -156,8 +156,7 @@ def _train_program(
     job: Job, book: Book, data: Data, program: Program, networks: Int[np.ndarray, " some"], stop: int
 ) -> Iterator[Progress]:
     """Train some networks of a program up to the epoch `stop`."""
-    padded = (len(data.x), *program.hidden, len(data.y))
-    begin(book, program, waiting(book, networks), job.trials, padded, job.draw)
+    begin(book, program, waiting(book, networks), job.trials, job.draw)
     recipe = make_recipe(job, program)
     at_once, skipped = _epochs_at_once(job, program), 0
 
@@ -214,6 +213,7 @@ def make_recipe(job: Job, program: Program) -> Recipe:
         job.splits.objective,
         job.splits.targets,
         program.padded,
+        program.depths[0],
         job.monitor,
         job.shared_l2,
         job.assess,
@@ -336,8 +336,9 @@ def epoch_order(
 
 def _chunks_needed(job: Job, run: Run, keep: Any) -> int:
     """How many chunks of each device would hold some of a run's networks."""
-    split, activation = (np.broadcast_to(a[:, None], keep.shape)[keep] for a in (run.seats.split, run.seats.activation))
-    counts = np.unique(activation.astype(np.int64) * len(job.splits.train_sizes) + split, return_counts=True)[1]
+    shared = (run.seats.activation, run.seats.depth, run.seats.split)
+    groups = np.stack([np.broadcast_to(own[:, None], keep.shape)[keep] for own in shared])
+    counts = np.unique(groups, axis=1, return_counts=True)[1]
     return -(-int((-(-counts // keep.shape[1])).sum()) // job.mesh.devices.size)
 
 

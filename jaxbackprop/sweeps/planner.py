@@ -1,16 +1,17 @@
 """Turns the trials of a grid into few compiled programs, and says beforehand what they will cost.
 
-Trials of one depth, optimizer and batch size can share a program if their hidden layers are padded to shared widths.
-A compilation costs time once, padding costs time at every step: the planner picks the cheaper. It also picks whether
-the activations of a grid share a program, each chunk choosing its own, and how many networks make up a chunk.
+Trials of one optimizer and batch size can share a program if their hidden layers are padded to shared widths. A
+compilation costs time once, padding costs time at every step: the planner picks the cheaper. It also picks whether the
+depths and the activations of a grid share a program, each chunk choosing its own, and how many networks make up a
+chunk. Networks without a hidden layer share programs among themselves alone.
 """
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import TYPE_CHECKING, Any, NamedTuple
+from itertools import pairwise, product
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import numpy as np
@@ -18,7 +19,9 @@ from jaxtyping import Float, Int
 
 from jaxbackprop.activations import Activation
 from jaxbackprop.optimizers import Optimizer, get_optimizer, ignores_padding, is_own, layer_shapes, state_shapes
+from jaxbackprop.sweeps.boxes import make_box
 from jaxbackprop.sweeps.grid import Trial, each_activation
+from jaxbackprop.sweeps.layer_slots import ignores_slots, slot_widths
 from jaxbackprop.sweeps.program import AHEAD
 
 if TYPE_CHECKING:
@@ -29,10 +32,12 @@ MAX_WASTE = 0.3
 
 # The cost model, in seconds on one device. It decides between plans and predicts; the sweep measures.
 COMPILE, COMPILE_LAYER, COMPILE_ACTIVATION = 0.45, 0.1, 0.03  # a program; each hidden layer; each activation in it
+COMPILE_CHOICE = 0.05  # each hidden layer that not all networks have
 LAUNCH, LAUNCHES_LAYER = 0.4e-6, 10  # one operation on one chunk; how many of them a layer's step has
 ELEMENT = 0.4e-9  # all elementwise work on one unit's activation of one sample, forward and backward
-CHOICE = 1.3  # how much longer that takes if the activation is chosen while the program runs
+CHOICE = 1.3  # how much longer that takes if activation or depth are chosen while the program runs
 FLOP = 6e-12  # in a matrix product
+UPDATE = 5e-10  # of a parameter in a slot that its network doesn't use, and of each of the optimizer's numbers for it
 
 CACHE = 300_000  # bytes of activations of one chunk, so that forward and backward pass stay in a core's cache
 SLOTS = {"sgd": 0, "momentum": 1, "nesterov": 1, "adam": 2, "adam_hat": 2, "adamw": 2, "rmsprop": 1, "adagrad": 1}
@@ -73,10 +78,12 @@ class Program:
     """One compiled program: its shape, and the networks that it trains.
 
     A network is a trial on one split of the data, numbered trial * splits + split. They are trained in `chunks` chunks
-    of `size` networks; how they are dealt out to these is `seating`'s part.
+    of `size` networks; how they are dealt out to these is `seating`'s part. `depths` are how many hidden layers its
+    networks have, ascending; `hidden` has as many as the deepest.
     """
 
     hidden: tuple[int, ...]
+    depths: tuple[int, ...]
     activations: tuple[tuple[Activation, ...], ...]
     optimizer: Optimizer
     batch_size: int | None
@@ -111,6 +118,7 @@ class Plan:
         return pd.DataFrame(
             {
                 "hidden": ["x".join(map(str, p.hidden)) or "none" for p in self.programs],
+                "depths": [", ".join(map(str, p.depths)) for p in self.programs],
                 "optimizer": [p.optimizer.name for p in self.programs],
                 "batch": ["full" if p.batch_size is None else p.batch_size for p in self.programs],
                 "activations": [len(p.activations) for p in self.programs],
@@ -139,13 +147,24 @@ def layer_sizes(hidden: Sequence[int], workload: Workload) -> tuple[int, ...]:
 
 
 def _work(
-    hidden: Int[np.ndarray, "shapes depth"], workload: Workload, samples: int, *, chosen: bool = False
+    hidden: Int[np.ndarray, "shapes slots"],
+    depth: Int[np.ndarray, "#shapes"],
+    deepest: Int[np.ndarray, "#shapes"],
+    workload: Workload,
+    samples: int,
+    *,
+    chosen: bool = False,
+    numbers: float = 1.0,
 ) -> Float[np.ndarray, " shapes"]:
-    """Predicted seconds of arithmetic of a step of one network, for many shapes at once."""
+    """Predicted seconds of arithmetic of a step of one network, for many shapes at once: it uses the first `depth`
+    slots of the `deepest` that its program has. `numbers` is how many are held for each parameter."""
     edge = np.ones((len(hidden), 1), int)
     sizes = np.hstack([workload.features * edge, hidden, workload.outputs * edge]).astype(float)
-    products = (sizes[:, :-1] * sizes[:, 1:]).sum(axis=1) * 6 - 2 * sizes[:, 0] * sizes[:, 1]
-    return samples * (FLOP * products + ELEMENT * (CHOICE if chosen else 1) * sizes[:, 1:].sum(axis=1))
+    ins, outs, slot = sizes[:, :-1], sizes[:, 1:], np.arange(hidden.shape[1] + 1)
+    used = (slot < depth[:, None]) | (slot == hidden.shape[1])
+    products = (ins * outs * used).sum(axis=1) * 6 - 2 * sizes[:, 0] * sizes[:, 1]
+    arithmetic = samples * (FLOP * products + ELEMENT * (CHOICE if chosen else 1) * (outs * used).sum(axis=1))
+    return arithmetic + UPDATE * numbers * ((ins + 1) * outs * (~used & (slot < deepest[:, None]))).sum(axis=1)
 
 
 def plan_trials(trials: Sequence[Trial], workload: Workload) -> Plan:
@@ -158,9 +177,7 @@ def plan_trials(trials: Sequence[Trial], workload: Workload) -> Plan:
     for number, trial in enumerate(trials):
         for split in range(splits):
             optimizer = get_optimizer(trial.optimizer)
-            # An optimizer that padding would disturb gets a program for each shape.
-            shape = len(trial.hidden) if ignores_padding(optimizer) else trial.hidden
-            key = (shape, optimizer, trial.batch_size, workload.batches(trial.batch_size, split))
+            key = (_alike(trial, optimizer), optimizer, trial.batch_size, workload.batches(trial.batch_size, split))
             families[key].append(number * splits + split)
     allowed = max(1, MAX_PROGRAMS // len(families))
     room = workload.memory_budget - fixed_bytes(trials, workload)
@@ -182,7 +199,15 @@ def plan_trials(trials: Sequence[Trial], workload: Workload) -> Plan:
     return plan
 
 
-def slots(optimizer: Optimizer) -> float:
+def _alike(trial: Trial, optimizer: Optimizer) -> bool | int | tuple[int, ...]:
+    """What trials of an optimizer must have in common to share a program: whether there is a hidden layer; their depth
+    or their shape, if further layers or padding would disturb the optimizer."""
+    if not ignores_padding(optimizer):
+        return trial.hidden
+    return len(trial.hidden) > 0 if ignores_slots(optimizer) else len(trial.hidden)
+
+
+def rooms(optimizer: Optimizer) -> float:
     """How many times the room of the parameters an optimizer's state takes."""
     if not is_own(optimizer):  # known without tracing anything
         return float(SLOTS[optimizer.name])
@@ -199,7 +224,7 @@ def fixed_bytes(trials: Sequence[Trial], workload: Workload) -> int:
     width = workload.features + workload.outputs + 1
     data = workload.samples * width * (1 if workload.cache is not None else 1 + workload.devices)
     weights = sum(
-        parameters(layer_sizes(hidden, workload)) * (1 + workload.monitored + slots(get_optimizer(optimizer))) * count
+        parameters(layer_sizes(hidden, workload)) * (1 + workload.monitored + rooms(get_optimizer(optimizer))) * count
         for (hidden, optimizer), count in Counter((t.hidden, t.optimizer) for t in trials).items()
     )
     return int(workload.itemsize * (data + weights * len(workload.train)))
@@ -213,61 +238,32 @@ def parameters(sizes: Sequence[int]) -> int:
 def _plan_family(
     trials: Sequence[Trial], family: Sequence[int], workload: Workload, allowed: int, room: int
 ) -> list[Program]:
-    """The programs of networks that share depth, optimizer, batch size and batches: cheapest of two ways."""
-    by_activation: dict[tuple[Activation, ...], list[int]] = defaultdict(list)
-    for network in family:
-        by_activation[each_activation(trials[network // len(workload.train)])].append(network)
-    together = _plan_shapes(trials, family, tuple(by_activation), workload, allowed, room)
-    if len(by_activation) == 1:
-        return together
-    each = max(1, allowed // len(by_activation))
-    apart = [
-        program
-        for activation, networks in by_activation.items()
-        for program in _plan_shapes(trials, networks, (activation,), workload, each, room)
-    ]
+    """The programs of networks that share optimizer, batch size and batches: cheapest of the ways that keep the depths
+    together or apart, and the activations."""
+    splits = len(workload.train)
+    members = [trials[network // splits] for network in family]
+    depths = [len(trial.hidden) for trial in members]
+    slots = max(depths)
+    activations = [each_activation(trial, slots) for trial in members]
+    ways = []
+    for by_depth, by_activation in product((False, True), repeat=2):
+        if (by_depth and len(set(depths)) == 1) or (by_activation and len(set(activations)) == 1):
+            continue  # nothing to keep apart
+        groups: dict[tuple, list[int]] = defaultdict(list)
+        for network, depth, activation in zip(family, depths, activations, strict=True):
+            groups[by_depth and depth, by_activation and activation].append(network)
+        each = max(1, allowed // len(groups))
+        ways.append([p for own in groups.values() for p in _plan_shapes(trials, own, workload, each, room)])
 
-    def cost(programs: list[Program]) -> tuple[bool, float]:
-        return len(programs) > allowed, sum(p.seconds + p.compile_seconds for p in programs)
+    def cost(programs: list[Program]) -> tuple[int, bool, float]:
+        lacking = max(0, max(p.memory for p in programs) - room)
+        return lacking, len(programs) > allowed, sum(p.seconds + p.compile_seconds for p in programs)
 
-    return min(together, apart, key=cost)
-
-
-class Box(NamedTuple):
-    """Shapes that are padded to one, what that costs a step, and the cut that saves most."""
-
-    shapes: Int[np.ndarray, "shapes depth"]
-    counts: Int[np.ndarray, " shapes"]
-    cost: float
-    saving: float
-    sides: tuple[Int[np.ndarray, " left"], Int[np.ndarray, " right"]] | None
-
-
-def _box(shapes: np.ndarray, counts: np.ndarray, work: Callable[[np.ndarray], np.ndarray]) -> Box:
-    """Try to cut the shapes in two at every width of every layer."""
-    cost = float(work(shapes.max(axis=0, keepdims=True))[0] * counts.sum())
-    best: tuple[float, Any] = (0.0, None)
-    for layer in range(shapes.shape[1]):
-        order = np.argsort(shapes[:, layer], kind="stable")
-        ordered, many = shapes[order], counts[order]
-        below = work(np.maximum.accumulate(ordered)) * np.cumsum(many)
-        above = work(np.maximum.accumulate(ordered[::-1]))[::-1] * np.cumsum(many[::-1])[::-1]
-        cuts = np.flatnonzero(np.diff(ordered[:, layer]))  # the last shape of the left side
-        if len(cuts):
-            saved = cost - below[cuts] - above[cuts + 1]
-            k = int(np.argmax(saved))
-            if saved[k] > best[0]:
-                best = float(saved[k]), (order[: cuts[k] + 1], order[cuts[k] + 1 :])
-    return Box(shapes, counts, cost, *best)
+    return min(ways, key=cost)
 
 
 def _plan_shapes(
-    trials: Sequence[Trial],
-    family: Sequence[int],
-    activations: tuple[tuple[Activation, ...], ...],
-    workload: Workload,
-    allowed: int,
-    room: int,
+    trials: Sequence[Trial], family: Sequence[int], workload: Workload, allowed: int, room: int
 ) -> list[Program]:
     """Cut the shapes again and again where that saves most, as long as it saves more than compiling costs, or the
     padding would waste too much."""
@@ -277,33 +273,47 @@ def _plan_shapes(
         networks_of[trials[network // splits].hidden].append(network)
     first = trials[family[0] // splits]
     samples = first.batch_size or max(workload.train)
-    shapes = np.array(list(networks_of), int).reshape(len(networks_of), -1)
+    depth = np.array(list(map(len, networks_of)))
+    slots = int(depth.max())
+    shapes = np.array([slot_widths(hidden, slots) for hidden in networks_of], int).reshape(len(networks_of), slots)
     counts = np.array([len(n) for n in networks_of.values()])
     steps = workload.epochs * workload.batches(first.batch_size, family[0] % splits)
-    chosen = len(activations) > 1
+    activations = tuple(dict.fromkeys(each_activation(trials[n // splits], slots) for n in family))
+    chosen = len(activations) > 1 or int(depth.min()) < slots
 
-    def work(hidden: np.ndarray) -> np.ndarray:
-        return _work(hidden, workload, samples, chosen=chosen)
+    numbers = 1 + rooms(get_optimizer(first.optimizer))
 
-    compile_seconds = COMPILE + COMPILE_LAYER * shapes.shape[1] + COMPILE_ACTIVATION * (len(activations) - 1)
-    compile_seconds *= workload.compiling
-    useful = float((work(shapes) * counts).sum())
-    boxes = [_box(shapes, counts, work)]
+    def work(hidden: np.ndarray, depth: np.ndarray, deepest: np.ndarray) -> np.ndarray:
+        return _work(hidden, depth, deepest, workload, samples, chosen=chosen, numbers=numbers)
+
+    def price(depth: np.ndarray) -> float:
+        seconds = COMPILE + COMPILE_LAYER * depth.max() + COMPILE_ACTIVATION * (len(activations) - 1)
+        return float(workload.compiling * (seconds + COMPILE_CHOICE * (depth.max() - depth.min())))
+
+    useful = float((work(shapes, depth, depth) * counts).sum())
+    boxes = [make_box(shapes, depth, counts, work)]
     while len(boxes) < allowed:
         most = max(range(len(boxes)), key=lambda k: boxes[k].saving)
         box = boxes[most]
         cost = sum(b.cost for b in boxes)
-        seconds = steps / workload.devices
+        seconds, compile_seconds = steps / workload.devices, price(box.depth)
         # Padding may waste more than its share of a training that is over before another program would be compiled.
-        frugal = 1 - useful / cost <= MAX_WASTE or cost * seconds <= QUICK * compile_seconds
+        waste = 1 - useful / sum(b.padded for b in boxes)
+        frugal = waste <= MAX_WASTE or cost * seconds <= QUICK * compile_seconds
         if box.sides is None or (frugal and box.saving * seconds <= compile_seconds):
             break
-        boxes[most : most + 1] = [_box(box.shapes[side], box.counts[side], work) for side in box.sides]
+        boxes[most : most + 1] = [
+            make_box(box.shapes[side], box.depth[side], box.counts[side], work) for side in box.sides
+        ]
     programs = []
     for box in boxes:
-        networks = np.sort([n for shape in box.shapes for n in networks_of[tuple(shape.tolist())]])
-        hidden = tuple(box.shapes.max(axis=0).tolist())
-        programs.append(cut_into_chunks(trials, networks, hidden, activations, workload, compile_seconds, steps, room))
+        own = zip(box.shapes.tolist(), box.depth.tolist(), strict=True)
+        networks = np.sort([n for shape, depth in own for n in networks_of[tuple(shape[:depth])]])
+        most = int(box.depth.max())
+        hidden, options = tuple(box.shapes.max(axis=0)[:most].tolist()), dict.fromkeys(a[:most] for a in activations)
+        programs.append(
+            cut_into_chunks(trials, networks, hidden, tuple(options), workload, price(box.depth), steps, room)
+        )
     return programs
 
 
@@ -323,14 +333,16 @@ def cut_into_chunks(
     first = trials[networks[0] // splits]
     optimizer = get_optimizer(first.optimizer)
     samples = first.batch_size or max(workload.train)
+    slots = len(hidden)
     place = {activation: k for k, activation in enumerate(activations)}
-    own = np.array([place[each_activation(trials[n // splits])] for n in networks])
-    sizes = np.unique(own * splits + networks % splits, return_counts=True)[1]
+    own = np.array([place[each_activation(trials[n // splits], slots)] for n in networks])
+    depths = np.array([len(trials[n // splits].hidden) for n in networks])
+    groups, sizes = np.unique(np.stack([depths, own, networks % splits]), axis=1, return_counts=True)
 
     sizes_padded = layer_sizes(hidden, workload)
     units, item = sum(sizes_padded[1:]), workload.itemsize
     # The numbers on the devices, and once more while they are handed over from the book or back to it.
-    held = int(2 * item * parameters(sizes_padded) * ((2 if workload.monitored else 1) + slots(optimizer)))
+    held = int(2 * item * parameters(sizes_padded) * ((2 if workload.monitored else 1) + rooms(optimizer)))
     evaluated = max(*workload.train, *workload.validation) if workload.assess else max(workload.validation)
     live = item * units * max(3 * evaluated, 4 * samples)
     width = workload.features + workload.outputs + 1
@@ -342,18 +354,24 @@ def cut_into_chunks(
     if workload.cache is not None:
         largest = min(largest, max(FEWEST, workload.cache // (item * units * samples)))
     chunk_sizes = np.arange(1, min(largest, int(sizes.max())) + 1)
-    chunks = (-(-sizes[:, None] // chunk_sizes)).sum(axis=0)
-    rounds = -(-chunks // workload.devices)
-    chosen = len(activations) > 1
-    step = _work(np.array([hidden], int), workload, samples, chosen=chosen)[0]
-    times = rounds * (LAUNCH * LAUNCHES_LAYER * (len(hidden) + 1) + chunk_sizes * step)
+    chunks = -(-sizes[:, None] // chunk_sizes)  # [groups, chunk sizes]
+    rounds = -(-chunks.sum(axis=0) // workload.devices)
+    chosen = len(activations) > 1 or int(depths.min()) < slots
+    # Of one network, padded, by its depth: a chunk computes the layers of its networks alone, but updates all slots.
+    tops, every, most = np.array([hidden] * (slots + 1), int), np.arange(slots + 1), np.array([slots])
+    step = _work(tops, every, most, workload, samples, chosen=chosen, numbers=1 + rooms(optimizer))
+    each = LAUNCH * LAUNCHES_LAYER * (slots + 1) + chunk_sizes * step[groups[0]][:, None]
+    times = rounds * (chunks * each).sum(axis=0) / chunks.sum(axis=0)
     pick = int(np.argmin(times))
-    widths = np.array([trials[n // splits].hidden for n in networks], int).reshape(len(networks), -1)
-    useful = float(_work(widths, workload, samples, chosen=chosen).sum())
+    widths = np.array([slot_widths(trials[n // splits].hidden, slots) for n in networks], int).reshape(
+        len(networks), slots
+    )
+    useful = float(_work(widths, depths, depths, workload, samples, chosen=chosen).sum())
     seconds = float(times[pick] * steps)
     quick = seconds < compile_seconds
     return Program(
         hidden=hidden,
+        depths=tuple(np.unique(depths).tolist()),
         activations=activations,
         optimizer=optimizer,
         batch_size=first.batch_size,
@@ -361,9 +379,9 @@ def cut_into_chunks(
         networks=networks,
         chunks=int(rounds[pick]) * workload.devices,
         size=int(chunk_sizes[pick]),
-        padded=bool((widths != np.array(hidden)).any()),
+        padded=bool((widths != np.array(hidden, int)).any()),
         dropout=any(trials[n // splits].dropout > 0 for n in networks),
-        waste=1 - useful / (step * len(networks)),
+        waste=1 - useful / float(step[depths].sum()),
         seconds=seconds,
         compile_seconds=compile_seconds * (QUICK if quick else 1),
         quick=quick,

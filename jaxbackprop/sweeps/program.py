@@ -2,8 +2,8 @@
 
 Networks are stacked twice, [chunks, networks of a chunk, …]. A chunk is small enough for the processor's cache and is
 trained by `jax.vmap`; the chunks of one device follow one another in a loop; the chunk axis is spread over the devices
-of a mesh. What varies between chunks but not inside one (the activation, the part of the data to train on) is a scalar
-there, so that choosing among activations runs one of them and not all.
+of a mesh. What varies between chunks but not inside one (activation, number of hidden layers, part of the data to train
+on) is a scalar there, so that choosing among activations runs one of them and not all.
 
 Lengths are traced: how many records, how many steps from one to the next, how many chunks to visit. One compilation
 serves any number of epochs, the last short stretch, and a sweep most of whose trials have ended.
@@ -68,23 +68,26 @@ class Carry(NamedTuple):
 
 
 class Settings(NamedTuple):
-    """What tells the networks of a program apart, for each network but for the last two, which are one a chunk.
+    """What tells the networks of a program apart, for each network but for the last three, which are one a chunk.
 
-    `widths` are the true widths of the hidden layers, which padding has raised to the program's; `dropout` the rates,
-    None if all of them are 0.
+    `widths` are the true widths of the hidden layers, which padding has raised to the program's, see
+    `layer_slots.slot_widths`; `dropout` the rates, None if all of them are 0; `depth` how many hidden layers the networks
+    have, None if as many as the program.
     """
 
     hyperparameters: Hyperparameters
     widths: Int[Array, "chunks networks hidden"]
     dropout: Float[Array, "chunks networks"] | None
     activation: Int[Array, " chunks"]
+    depth: Int[Array, " chunks"] | None
     split: Int[Array, " chunks"]
 
 
 class Recipe(NamedTuple):
     """What a program is compiled for, beside the shapes of its arrays.
 
-    `activations` are the choices that a chunk has, each of them one for each hidden layer. `targets` says how y is to
+    `activations` are the choices that a chunk has, each of them one for each hidden layer, of which every
+    network has the first `sure`. `targets` says how y is to
     be read for the score, as the objective of that name reads it. `monitor` is what early stopping looks at, lower
     being better: "train", the mean loss of the batches since the last record; "validation", the loss on held-out
     samples; "score", their negative score; or None. With `shared_l2` l2 is divided by what the samples of a batch count
@@ -100,6 +103,7 @@ class Recipe(NamedTuple):
     objective: Objective
     targets: str
     padded: bool
+    sure: int
     monitor: str | None = None
     shared_l2: bool = False
     assess: bool = True
@@ -197,6 +201,8 @@ def train_chunk(
             rate,
             number,
             activation=activation,
+            depth=settings.depth,
+            sure=recipe.sure,
             optimizer=recipe.optimizer,
             objective=recipe.objective,
             project=(lambda gradient: clear_padding(gradient, widths)) if recipe.padded else None,
@@ -216,8 +222,16 @@ def train_chunk(
         return state, running
 
     def assess(state: State, l2: Array, batch: Batch) -> tuple[Array, Array]:
-        objective, targets = recipe.objective, recipe.targets
-        return evaluate(state.params, *batch, l2, activation=activation, objective=objective, targets=targets)
+        return evaluate(
+            state.params,
+            *batch,
+            l2,
+            activation=activation,
+            depth=settings.depth,
+            sure=recipe.sure,
+            objective=recipe.objective,
+            targets=recipe.targets,
+        )
 
     state, running = lax.fori_loop(0, length, one_step, (carry.state, carry.running))
 

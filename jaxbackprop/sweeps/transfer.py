@@ -13,6 +13,7 @@ from jaxbackprop.network import Params
 from jaxbackprop.optimizers import STATE_STARTS, Hyperparameters, Optimizer, is_own, layer_shapes, state_shapes
 from jaxbackprop.sweeps.assessment import Metrics
 from jaxbackprop.sweeps.grid import Trial
+from jaxbackprop.sweeps.layer_slots import own_layers, slot_widths
 from jaxbackprop.sweeps.planner import Program
 from jaxbackprop.sweeps.program import GRID_AXIS, Carry, Settings
 from jaxbackprop.sweeps.seating import Seats, arrange
@@ -83,16 +84,29 @@ def begin(
     program: Program,
     networks: Int[np.ndarray, " some"],
     trials: Sequence[Trial],
-    padded: tuple[int, ...],
     draw: Any,
 ) -> None:
     """Draw the initial parameters of networks that wait, and note them in the book.
 
-    `draw(members, padded)` are those of some trials, stacked and filled up with zeros to the layer sizes `padded`.
+    `draw(members, padded)` are those of some trials of one depth, stacked and filled up with zeros to the layer sizes
+    `padded`.
     """
-    if len(networks) == 0:
-        return
-    drawn = draw([trials[n // book.splits] for n in networks], padded)
+    depths = np.array([len(trials[n // book.splits].hidden) for n in networks])
+    for depth in np.unique(depths):
+        _begin(book, program, networks[depths == depth], trials, int(depth), draw)
+
+
+def _begin(
+    book: Book,
+    program: Program,
+    networks: Int[np.ndarray, " some"],
+    trials: Sequence[Trial],
+    depth: int,
+    draw: Any,
+) -> None:
+    """`begin` for networks of one depth."""
+    first, *_, last = book.kinds[book.place[networks[0], 0]].sizes
+    drawn = draw([trials[n // book.splits] for n in networks], (first, *program.hidden[:depth], last))
     for kind, positions, group in book.members(networks):
         for own, stacked in zip(jax.tree.leaves(kind.params), jax.tree.leaves(drawn), strict=True):
             own[positions] = stacked[(group, *_corner(own))]
@@ -119,7 +133,7 @@ def take_seats(
     shape, dtype = seats.networks.shape, book.metrics.train_loss.dtype
     taken = np.flatnonzero(seats.networks.reshape(-1) >= 0)
     numbers = seats.networks.reshape(-1)[taken]
-    first, last = book.kinds[book.place[numbers[0], 0]].sizes[:: len(program.hidden) + 1]
+    first, *_, last = book.kinds[book.place[numbers[0], 0]].sizes
     sizes = (first, *program.hidden, last)
 
     def empty(leaf: Any) -> np.ndarray:
@@ -157,11 +171,13 @@ def take_seats(
         None if book.rate is None else column(book.rate),
     )
     members = np.where(seats.networks >= 0, seats.networks, numbers[0]) // book.splits
-    widths = np.array([trials[n].hidden for n in members.flat], np.int32).reshape(*shape, -1)
+    slots = len(program.hidden)
+    widths = np.array([slot_widths(trials[n].hidden, slots) for n in members.flat], np.int32).reshape(*shape, slots)
     shared: Any = {name: values[members] for name, values in columns.items()}
     rates = shared.pop("dropout")
     rates = rates if program.dropout else None
-    settings: Any = (Hyperparameters(**shared), widths, rates, seats.activation, seats.split)
+    depth = seats.depth if len(program.depths) > 1 else None
+    settings: Any = (Hyperparameters(**shared), widths, rates, seats.activation, depth, seats.split)
     living = numbers[book.status[numbers] == TRAINING]
     return Run(
         program,
@@ -216,7 +232,8 @@ def waiting(book: Book, networks: Int[np.ndarray, " some"]) -> Int[np.ndarray, "
 def _pairs(stacked: Sequence[Any], kind: Any) -> list[tuple[np.ndarray, np.ndarray]]:
     """The arrays of many padded networks, each with that of a kind's own numbers."""
     own = (kind.params, kind.optimizer, None if stacked[2] is None else kind.kept)
-    return list(zip(jax.tree.leaves(tuple(stacked)), jax.tree.leaves(own), strict=True))
+    used = own_layers(tuple(stacked), len(kind.sizes) - 2)
+    return list(zip(jax.tree.leaves(used), jax.tree.leaves(own), strict=True))
 
 
 def _corner(own: np.ndarray) -> tuple[slice, ...]:

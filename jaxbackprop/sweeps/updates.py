@@ -1,4 +1,4 @@
-"""One update of one network of a program: what padding and dropout add to a plain step."""
+"""One update of one network of a program: what padding, dropout and further slots add to a plain step."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,10 +6,11 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jaxbackprop.activations import OneOrEach
+from jaxbackprop.activations import Activation
 from jaxbackprop.losses import Objective
 from jaxbackprop.network import Layer, Params
 from jaxbackprop.optimizers import Hyperparameters, Optimizer
+from jaxbackprop.sweeps.depths import loss_and_grad_in_slots
 from jaxbackprop.thinned import draw_mask, thinned_loss_and_grad
 from jaxbackprop.training import make_step, step_along
 
@@ -34,26 +35,31 @@ def make_update(
     rate: Float[Array, ""] | None,
     step: Int[Array, ""],
     *,
-    activation: OneOrEach,
+    activation: tuple[Activation, ...],
+    depth: Int[Array, ""] | None,
+    sure: int,
     optimizer: Optimizer,
     objective: Objective,
     project: Callable[[Params], Params] | None,
 ) -> Any:
     """`training.make_step`; with a dropout rate the network is thinned by masks that follow from its seed and from
-    `step`, the number of the step in the whole training."""
-    if rate is None:
+    `step`, the number of the step in the whole training; with a depth it stands in slots, see `depths`."""
+    if rate is None and depth is None:
         return make_step(
             hyperparameters, activation=activation, optimizer=optimizer, objective=objective, project=project
         )
 
     def of_network(params: Params, x: Array, y: Array, weights: Array | None) -> tuple[Float[Array, ""], Params]:
-        masks = [
-            draw_mask(hyperparameters.seed, step, l, rate, len(layer.bias), x.shape[1], x.dtype)
-            for l, layer in enumerate(params[:-1])
-        ]
-        value, gradient = thinned_loss_and_grad(
-            params, x, y, masks, activation=activation, l2=hyperparameters.l2, weights=weights, objective=objective
-        )
+        def mask(l: int, rate: Any = rate) -> Float[Array, "units samples"]:
+            return draw_mask(hyperparameters.seed, step, l, rate, len(params[l].bias), x.shape[1], x.dtype)
+
+        same: Any = {"activation": activation, "l2": hyperparameters.l2, "weights": weights, "objective": objective}
+        if depth is None:
+            value, gradient = thinned_loss_and_grad(params, x, y, list(map(mask, range(len(params) - 1))), **same)
+        else:
+            value, gradient = loss_and_grad_in_slots(
+                params, x, y, depth, sure=sure, mask=None if rate is None else mask, **same
+            )
         return value, gradient if project is None else project(gradient)
 
     return step_along(of_network, hyperparameters, optimizer)

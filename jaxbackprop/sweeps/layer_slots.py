@@ -1,0 +1,61 @@
+"""Where the layers of a network stand in a program that has room for more of them, see `depths`: the hidden layers in
+the first slots, the output layer in the last."""
+
+from functools import lru_cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxbackprop.network import Layer
+from jaxbackprop.optimizers import Hyperparameters, Optimizer, ignores_padding, is_own
+
+
+def slot_widths(hidden: tuple[int, ...], slots: int) -> tuple[int, ...]:
+    """The width of each slot: one that hands on is as wide as the last hidden layer."""
+    return hidden + hidden[-1:] * (slots - len(hidden))
+
+
+def own_layers(tree: Any, depth: int) -> Any:
+    """Of the parameters in slots, and of whatever an optimizer holds for each of them, the layers that a network with
+    `depth` hidden ones has."""
+
+    def own(node: Any) -> Any:
+        return (*node[:depth], node[-1]) if _is_params(node) else node
+
+    return jax.tree.map(own, tree, is_leaf=_is_params)
+
+
+def _is_params(node: Any) -> bool:
+    return type(node) is tuple and len(node) > 0 and all(isinstance(layer, Layer) for layer in node)
+
+
+@lru_cache(maxsize=256)
+def ignores_slots(optimizer: Optimizer) -> bool:
+    """Whether further layers of zero parameters and zero gradients change nothing for the others, and stay zero, so
+    that networks of several depths can share a program. All of `OPTIMIZERS` are so; one's own is tried out: an update
+    that counts the layers is not, nor one whose state does not keep them apart."""
+    if not is_own(optimizer):
+        return True
+    if not ignores_padding(optimizer):
+        return False
+    generator = np.random.default_rng(0)
+    make: Any = Layer
+    first, last = (make(generator.normal(size=(2, n)), generator.normal(size=2)) for n in (3, 2))
+    blank = make(np.zeros((2, 2)), np.zeros(2))
+    after = []
+    for params in ((first, last), (first, blank, blank, last)):
+        params = jax.tree.map(jnp.asarray, params)
+        state = optimizer.init(params)
+        for _ in range(3):
+            gradient = jax.tree.map(lambda p: 0.3 * p, params)
+            params, state = optimizer.update(gradient, state, params, Hyperparameters(0.1))
+        after.append((params, state))
+    apart = (after[0], own_layers(after[1], 1))
+    structures: list[Any] = list(map(jax.tree.structure, apart))
+    if structures[0] != structures[1]:
+        return False
+    pairs = [(np.asarray(a), np.asarray(b)) for a, b in zip(*map(jax.tree.leaves, apart), strict=True)]
+    same = all(a.shape == b.shape and np.allclose(a, b, rtol=1e-5, atol=1e-7) for a, b in pairs)
+    return same and not any(np.asarray(a).any() for layer in after[1][0][1:-1] for a in layer)
