@@ -70,9 +70,9 @@ class Carry(NamedTuple):
 class Settings(NamedTuple):
     """What tells the networks of a program apart, for each network but for the last three, which are one a chunk.
 
-    `widths` are the true widths of the hidden layers, which padding has raised to the program's, see
-    `layer_slots.slot_widths`; `dropout` the rates, None if all of them are 0; `depth` how many hidden layers the networks
-    have, None if as many as the program.
+    `widths` are the true widths of the hidden layers, which padding has raised to the program's; those of
+    `layer_slots.slot_widths`. `dropout` are the rates, None if all of them are 0; `depth` is how many hidden layers the
+    networks have, None if as many as the program.
     """
 
     hyperparameters: Hyperparameters
@@ -86,9 +86,8 @@ class Settings(NamedTuple):
 class Recipe(NamedTuple):
     """What a program is compiled for, beside the shapes of its arrays.
 
-    `activations` are the choices that a chunk has, each of them one for each hidden layer, of which every
-    network has the first `sure`. `targets` says how y is to
-    be read for the score, as the objective of that name reads it. `monitor` is what early stopping looks at, lower
+    `activations` are the choices that a chunk has, each of them one for each hidden layer, of which every network has
+    the first `sure`. `targets` says how y is to be read for the score, as the objective of that name reads it. `monitor` is what early stopping looks at, lower
     being better: "train", the mean loss of the batches since the last record; "validation", the loss on held-out
     samples; "score", their negative score; or None. With `shared_l2` l2 is divided by what the samples of a batch count
     together, which is what scikit-learn's alpha means. Without `assess` a record evaluates held-out samples alone, and
