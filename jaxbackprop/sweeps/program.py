@@ -87,14 +87,14 @@ class Recipe(NamedTuple):
     """What a program is compiled for, beside the shapes of its arrays.
 
     `activations` are the choices that a chunk has, each of them one for each hidden layer, of which every network has
-    the first `sure`. `targets` says how y is to be read for the score, as the objective of that name reads it. `monitor` is what early stopping looks at, lower
-    being better: "train", the mean loss of the batches since the last record; "validation", the loss on held-out
-    samples; "score", their negative score; or None. With `shared_l2` l2 is divided by what the samples of a batch count
-    together, which is what scikit-learn's alpha means. Without `assess` a record evaluates held-out samples alone, and
-    those only where they are monitored; the training loss is then the mean loss of the batches since the last record.
-    `records` is how many records of each network a call hands back, at most. `quick` is for a training so short that
-    compiling it well would take longer. `rule` says how the learning rate falls at each record, of which there is one
-    an epoch: "invscaling", "adaptive", or None for a constant one.
+    the first `sure`. `targets` says how y is to be read for the score, as the objective of that name reads it.
+    `monitor` is what early stopping looks at, lower being better: "train", the mean loss of the batches since the last
+    record; "validation", the loss on held-out samples; "score", their negative score; or None. With `shared_l2` l2 is
+    divided by what the samples of a batch count together, which is what scikit-learn's alpha means. Without `assess` a
+    record evaluates held-out samples alone, and those only where they are monitored; the training loss is then the mean
+    loss of the batches since the last record. `records` is how many records of each network a call hands back, at most.
+    `quick` is for a training so short that compiling it well would take longer. `rule` says how the learning rate falls
+    at each record, of which there is one an epoch: "invscaling", "adaptive", or None for a constant one.
     """
 
     activations: tuple[tuple[Activation, ...], ...]
