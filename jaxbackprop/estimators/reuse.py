@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from jaxbackprop.optimizers import get_optimizer
 from jaxbackprop.sweeps.grid import Trial, each_activation
 from jaxbackprop.sweeps.host import Job, Made, what_was_made
-from jaxbackprop.sweeps.layer_slots import slot_widths
+from jaxbackprop.sweeps.placement import slot_widths
 from jaxbackprop.sweeps.planner import Plan, Program
 from jaxbackprop.sweeps.program import Data
 from jaxbackprop.sweeps.splits import Splits

@@ -21,7 +21,7 @@ from jaxbackprop.activations import Activation
 from jaxbackprop.optimizers import Optimizer, get_optimizer, ignores_padding, is_own, layer_shapes, state_shapes
 from jaxbackprop.sweeps.boxes import make_box
 from jaxbackprop.sweeps.grid import Trial, each_activation
-from jaxbackprop.sweeps.layer_slots import ignores_slots, slot_widths
+from jaxbackprop.sweeps.placement import ignores_slots, slot_widths
 from jaxbackprop.sweeps.program import AHEAD
 
 if TYPE_CHECKING:
