@@ -20,8 +20,8 @@ from jaxbackprop.optimizers import OPTIMIZERS, Optimizer, from_optax
 from jaxbackprop.sweeps import host, planner
 from jaxbackprop.sweeps.depths import logits_in_slots, loss_and_grad_in_slots
 from jaxbackprop.sweeps.grid import expand
+from jaxbackprop.sweeps.placement import ignores_slots, own_layers, slot_widths
 from jaxbackprop.sweeps.planner import Workload, plan_trials
-from jaxbackprop.sweeps.slots import ignores_slots, own_layers, slot_widths
 
 MOONS = data.load("moons", samples=60)
 PLAIN = {"tanh": jnp.tanh, "silu": jax.nn.silu, "softplus": jax.nn.softplus}

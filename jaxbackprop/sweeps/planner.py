@@ -21,8 +21,8 @@ from jaxbackprop.activations import Activation
 from jaxbackprop.optimizers import Optimizer, get_optimizer, ignores_padding, is_own, layer_shapes, state_shapes
 from jaxbackprop.sweeps.boxes import make_box
 from jaxbackprop.sweeps.grid import Trial, each_activation
+from jaxbackprop.sweeps.placement import ignores_slots, slot_widths
 from jaxbackprop.sweeps.program import AHEAD
-from jaxbackprop.sweeps.slots import ignores_slots, slot_widths
 
 if TYPE_CHECKING:
     import pandas as pd

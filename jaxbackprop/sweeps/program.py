@@ -71,7 +71,7 @@ class Settings(NamedTuple):
     """What tells the networks of a program apart, for each network but for the last three, which are one a chunk.
 
     `widths` are the true widths of the hidden layers, which padding has raised to the program's, see
-    `slots.slot_widths`; `dropout` the rates, None if all of them are 0; `depth` how many hidden layers the networks
+    `placement.slot_widths`; `dropout` the rates, None if all of them are 0; `depth` how many hidden layers the networks
     have, None if as many as the program.
     """
 

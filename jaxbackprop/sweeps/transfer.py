@@ -13,10 +13,10 @@ from jaxbackprop.network import Params
 from jaxbackprop.optimizers import STATE_STARTS, Hyperparameters, Optimizer, is_own, layer_shapes, state_shapes
 from jaxbackprop.sweeps.assessment import Metrics
 from jaxbackprop.sweeps.grid import Trial
+from jaxbackprop.sweeps.placement import own_layers, slot_widths
 from jaxbackprop.sweeps.planner import Program
 from jaxbackprop.sweeps.program import GRID_AXIS, Carry, Settings
 from jaxbackprop.sweeps.seating import Seats, arrange
-from jaxbackprop.sweeps.slots import own_layers, slot_widths
 from jaxbackprop.sweeps.state import COMPLETED, STOPPED, TRAINING, WAITING, Book
 from jaxbackprop.sweeps.stopping import Kept
 from jaxbackprop.training import State
