@@ -148,11 +148,17 @@ def press_ctrl_c_in(monkeypatch, depth, epoch):
     monkeypatch.setattr(host, "_call", pressed)
 
 
+def without_compile_costs(monkeypatch):
+    for name in ("MAX_WASTE", "COMPILE", "COMPILE_LAYER", "COMPILE_ACTIVATION", "COMPILE_CHOICE"):
+        monkeypatch.setattr(planner, name, 0.0)
+
+
 def test_ctrl_c_returns_what_is_finished(monkeypatch):
     grid = [{"hidden": [(2,)]}, {"hidden": [(2, 2)]}, {"hidden": [(2, 2, 2)]}]
     before = signal.getsignal(signal.SIGINT)
     monkeypatch.setattr(host, "RECORDS", 4)  # short calls
     with monkeypatch.context() as patch:
+        without_compile_costs(patch)  # a program for each depth
         press_ctrl_c_in(patch, 2, 200)
         result = sweep(grid)
     assert signal.getsignal(signal.SIGINT) is before
@@ -202,8 +208,7 @@ def test_a_checkpoint_is_taken_up_with_another_budget(tmp_path, monkeypatch):
         press_ctrl_c_in(patch, 1, 200)
         assert not sweep(grid, epochs=400, checkpoint=tmp_path / "runs").finished.any()
     with monkeypatch.context() as patch:
-        for name in ("MAX_WASTE", "COMPILE", "COMPILE_LAYER", "COMPILE_ACTIVATION"):
-            patch.setattr(planner, name, 0.0)  # a program for each width
+        without_compile_costs(patch)  # a program for each width
         patch.setattr(planner, "CACHE", 30_000)
         resumed = sweep(grid, epochs=400, checkpoint=tmp_path / "runs")
         again = sweep(grid, epochs=400, checkpoint=tmp_path / "runs", memory_budget=2**28)
