@@ -1,0 +1,122 @@
+"""What does an ensemble cost beside the search that it is made of, and beside as many candidates in scikit-learn?
+
+Settings of networks (width, depth, activation, step size) are drawn from the same space for both: for
+`SweepEnsembleClassifier`, which trains them on five folds and then chooses and calibrates, and for
+`RandomizedSearchCV(MLPClassifier)` on all cores. Networks of either stop by samples that were held out. Of
+scikit-learn's candidates a sample is timed, and the time multiplied. Compile time counts in the first call; the second
+compiles nothing.
+"""
+
+import os
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+from scipy.stats import loguniform
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.model_selection import RandomizedSearchCV, StratifiedKFold
+from sklearn.neural_network import MLPClassifier
+from throughput import save_json
+
+from jaxbackprop import sweep, use_all_cores
+from jaxbackprop.data import load, standardize
+from jaxbackprop.estimators import SweepEnsembleClassifier
+from jaxbackprop.estimators.space import draw_candidates
+
+BATCH, LOOKS, PATIENCE = 128, 5, 20  # samples; epochs from one look to the next; epochs without progress
+SHARED = {"activation": ["relu", "tanh"], "dropout": [0.0]}  # what both libraries have
+
+
+def main(
+    out: Path = Path("results"),
+    dataset: str = "digits",
+    candidates: int = 64,
+    epochs: int = 200,
+    sample: int = 16,
+    library: int = 1000,
+    rounds: int = 3,
+) -> dict[str, Any]:
+    """Time the ensemble, the search alone and scikit-learn's search.
+
+    Args:
+        out: Where the numbers go.
+        dataset: Name of a data set with classes.
+        candidates: How many settings to draw.
+        epochs: Passes over the samples, at most.
+        sample: Candidates that scikit-learn is timed on.
+        library: Candidates that choosing alone is timed on.
+        rounds: Of ensemble and search in turn, of which the best count.
+    """
+    use_all_cores()
+    os.environ["PYTHONWARNINGS"] = "ignore"  # for the processes that scikit-learn starts
+    data = load(dataset)
+    X, y = standardize(data.X)[0].astype(np.float32), data.y
+    model = SweepEnsembleClassifier(
+        candidates, space=SHARED, max_iter=epochs, n_iter_no_change=PATIENCE, batch_size=BATCH, random_state=0
+    )
+    found = {"ensemble, first call": clocked(lambda: model.fit(X, y))}
+    for _ in range(rounds):
+        for name, work in (
+            ("ensemble", lambda: model.fit(X, y)),
+            ("search alone", lambda: searched(X, y, candidates, epochs)),
+        ):
+            found[name] = min(found.get(name, np.inf), clocked(work))
+    many = searched(X, y, library, 1, width=[8], depth=[1])
+    found[f"choosing from {library:,}"] = clocked(lambda: many.ensemble(library=library))
+    found["scikit-learn's search"] = theirs(X, y, candidates, epochs, sample)
+    for name, seconds in found.items():
+        print(f"{name:>36} {seconds:8.2f} s")
+    ratios = {
+        "ensemble / search alone": found["ensemble"] / found["search alone"],
+        "scikit-learn / ensemble, first call": found["scikit-learn's search"] / found["ensemble, first call"],
+        "scikit-learn / ensemble": found["scikit-learn's search"] / found["ensemble"],
+    }
+    for name, ratio in ratios.items():
+        print(f"{name:>36} {ratio:8.2f}")
+    numbers = {"dataset": dataset, "candidates": candidates, "timed": sample, "seconds": found, "ratios": ratios}
+    print("saved", save_json(numbers, out / "ensemble_speed.json"))
+    return numbers
+
+
+def clocked(work: Callable[[], Any]) -> float:
+    """Seconds that some work takes."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def searched(X: np.ndarray, y: np.ndarray, candidates: int, epochs: int, **space: Any) -> Any:
+    """The sweep that the ensemble is made of: the same candidates, folds and stops."""
+    grid = draw_candidates(SHARED | space, candidates, 0, optimizer="adamw", batch_size=BATCH)
+    folds = list(StratifiedKFold(5, shuffle=True, random_state=0).split(X, y))
+    every = min(LOOKS, epochs)
+    return sweep(grid, X, y, epochs=epochs, folds=folds, objective="softmax", scheme="he", record_every=every,
+                 shuffle_seed=0, patience=PATIENCE // every, progress=False)  # fmt: skip
+
+
+def theirs(X: np.ndarray, y: np.ndarray, candidates: int, epochs: int, sample: int) -> float:
+    """Seconds of scikit-learn's search over so many candidates, from those of a sample of them."""
+    drawn = draw_candidates(SHARED, 10 * sample, 0)
+    space = {
+        "hidden_layer_sizes": [one["hidden"][0] for one in drawn],
+        "activation": SHARED["activation"],
+        "learning_rate_init": loguniform(1e-3, 2e-2),
+    }
+    network = MLPClassifier(
+        max_iter=epochs, batch_size=BATCH, early_stopping=True, n_iter_no_change=PATIENCE, random_state=0
+    )
+    folds = StratifiedKFold(5, shuffle=True, random_state=0)
+    search = RandomizedSearchCV(network, space, n_iter=sample, cv=folds, n_jobs=-1, refit=False, random_state=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # the epochs are not always enough
+        # Its workers are there before the clock starts.
+        RandomizedSearchCV(network, {**space, "max_iter": [1]}, n_iter=2, cv=2, n_jobs=-1, refit=False).fit(X, y)
+        return clocked(lambda: search.fit(X, y)) * candidates / sample
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
