@@ -58,7 +58,7 @@ def experiments(session: nox.Session) -> None:
     out = Path(session.create_tmp()) / "results"
     for script in sorted(Path("experiments").glob("*.py")):
         # What measures speed is a benchmark, with its parts: see that session.
-        if script.stem not in ("throughput", "peers", "pack", "versus_sklearn"):
+        if script.stem not in ("throughput", "peers", "pack", "versus_sklearn", "plan_costs", "ensemble_speed"):
             session.run("python", str(script), "--out", str(out))
     _keep_figures(out)
 
@@ -72,7 +72,7 @@ def benchmark(session: nox.Session) -> None:
     session.install("-e", ".[test]")
     out = Path(session.create_tmp()) / "results"
     shutil.rmtree(out, ignore_errors=True)
-    for script in session.posargs or ("throughput", "pack", "versus_sklearn"):
+    for script in session.posargs or ("throughput", "pack", "versus_sklearn", "plan_costs", "ensemble_speed"):
         session.run("python", f"experiments/{script}.py", "--out", str(out))
     _keep_figures(out)
     session.run("python", "tests/book/tables.py", str(out))

@@ -79,6 +79,13 @@ SMALL_ON_ALL_CORES = [
         "HistGradientBoosting",
     ),
     (
+        "ensemble_speed",
+        "--dataset wine --candidates 3 --epochs 10 --sample 2 --library 6 --rounds 1",
+        ["ensemble_speed.json"],
+        "search alone",
+    ),
+    ("plan_costs", "--cases 4 --rounds 1 --scale 0.01", ["plan_costs.csv"], "the planner's is"),
+    (
         "versus_sklearn",
         "--datasets iris --epochs 2 --tenfold --sample 2 --moons-epochs 0 --seeds 2 --no-fresh-process",
         ["versus_sklearn.csv", "versus_sklearn.png", "versus_sklearn_accuracy.csv"],

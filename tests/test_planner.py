@@ -75,7 +75,7 @@ def test_a_thousand_trials_of_a_hundred_widths_take_few_programs_and_waste_littl
         assert 1 - useful / products <= 0.3
         assert plan.waste <= 0.3
     else:
-        assert epochs == 1
+        assert epochs <= 30
 
 
 def test_longer_training_is_worth_more_compiling():

@@ -27,7 +27,7 @@ from jaxbackprop.sweeps.state import TRAINING, Book
 from jaxbackprop.sweeps.stopping import Fall, Stopping
 from jaxbackprop.sweeps.transfer import local_mesh, make_mesh
 
-COMPILING = 1.5  # epochs with their records compile so many times as long as a sweep's stretch of steps
+COMPILING = 1.2  # epochs with their records compile so many times as long as a sweep's stretch of steps
 
 Report = Callable[[Float[np.ndarray, "3 epochs"]], None]
 Watch = Callable[[Callable[[], Params], bool], bool]

@@ -30,14 +30,15 @@ if TYPE_CHECKING:
 MAX_PROGRAMS = 40
 MAX_WASTE = 0.3
 
-# The cost model, in seconds on one device. It decides between plans and predicts; the sweep measures.
-COMPILE, COMPILE_LAYER, COMPILE_ACTIVATION = 0.45, 0.1, 0.03  # a program; each hidden layer; each activation in it
-COMPILE_CHOICE = 0.05  # each hidden layer that not all networks have
-LAUNCH, LAUNCHES_LAYER = 0.4e-6, 10  # one operation on one chunk; how many of them a layer's step has
-ELEMENT = 0.4e-9  # all elementwise work on one unit's activation of one sample, forward and backward
+# The cost model, in seconds on one device, as experiments/plan_costs.py fits it. It decides between plans and predicts;
+# the sweep measures.
+COMPILE, COMPILE_LAYER, COMPILE_ACTIVATION = 1.05, 0.06, 0.2  # a program; each hidden layer; each further activation
+COMPILE_CHOICE = 0.1  # each hidden layer that not all networks have
+LAUNCH, LAUNCHES_LAYER = 0.15e-6, 10  # one operation on one chunk; how many of them a layer's step has
+ELEMENT = 0.85e-9  # all elementwise work on one unit's activation of one sample, forward and backward
 CHOICE = 1.3  # how much longer that takes if activation or depth are chosen while the program runs
-FLOP = 6e-12  # in a matrix product
-UPDATE = 5e-10  # of a parameter in a slot that its network doesn't use, and of each of the optimizer's numbers for it
+FLOP = 9.3e-12  # in a matrix product
+UPDATE = 1.6e-9  # of a parameter, and of each number that the optimizer holds for it
 
 CACHE = 300_000  # bytes of activations of one chunk, so that forward and backward pass stay in a core's cache
 SLOTS = {"sgd": 0, "momentum": 1, "nesterov": 1, "adam": 2, "adam_hat": 2, "adamw": 2, "rmsprop": 1, "adagrad": 1}
@@ -164,7 +165,8 @@ def _work(
     used = (slot < depth[:, None]) | (slot == hidden.shape[1])
     products = (ins * outs * used).sum(axis=1) * 6 - 2 * sizes[:, 0] * sizes[:, 1]
     arithmetic = samples * (FLOP * products + ELEMENT * (CHOICE if chosen else 1) * (outs * used).sum(axis=1))
-    return arithmetic + UPDATE * numbers * ((ins + 1) * outs * (~used & (slot < deepest[:, None]))).sum(axis=1)
+    held = used | (slot < deepest[:, None])
+    return arithmetic + UPDATE * numbers * ((ins + 1) * outs * held).sum(axis=1)
 
 
 def plan_trials(trials: Sequence[Trial], workload: Workload) -> Plan:
@@ -366,7 +368,7 @@ def cut_into_chunks(
     widths = np.array([slot_widths(trials[n // splits].hidden, slots) for n in networks], int).reshape(
         len(networks), slots
     )
-    useful = float(_work(widths, depths, depths, workload, samples, chosen=chosen).sum())
+    useful = _work(widths, depths, depths, workload, samples, chosen=chosen, numbers=1 + rooms(optimizer)).sum()
     seconds = float(times[pick] * steps)
     quick = seconds < compile_seconds
     return Program(
@@ -381,7 +383,7 @@ def cut_into_chunks(
         size=int(chunk_sizes[pick]),
         padded=bool((widths != np.array(hidden, int)).any()),
         dropout=any(trials[n // splits].dropout > 0 for n in networks),
-        waste=1 - useful / float(step[depths].sum()),
+        waste=float(1 - useful / step[depths].sum()),
         seconds=seconds,
         compile_seconds=compile_seconds * (QUICK if quick else 1),
         quick=quick,

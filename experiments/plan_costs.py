@@ -1,0 +1,141 @@
+"""What does a sweep cost, and does the planner know it beforehand? Sweeps of one program each, measured, and the
+constants of the planner's cost model that fit them best.
+
+A step of a chunk of networks is taken to cost so much for each layer, for each floating-point operation of its matrix
+products, for each activation of a unit on a sample, and for each number that the optimizer updates; a program, so much
+to compile, and so much more for each hidden layer and each further activation. The constants are fitted to relative
+errors, none of them below zero.
+"""
+
+import time
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import tyro
+from scipy.optimize import nnls
+
+from jaxbackprop import plan, sweep, use_all_cores
+from jaxbackprop.sweeps import planner
+from jaxbackprop.tables import save_table
+
+
+class Case(NamedTuple):
+    """A sweep of one program: so many networks alike but for their seeds."""
+
+    features: int
+    hidden: tuple[int, ...]
+    outputs: int
+    samples: int
+    batch_size: int | None
+    optimizer: str
+    activations: tuple[str, ...]
+    networks: int
+    epochs: int
+
+
+CASES = (
+    Case(2, (3,), 2, 200, None, "sgd", ("tanh",), 64, 4000),
+    Case(2, (32,), 2, 200, None, "sgd", ("tanh",), 64, 1500),
+    Case(4, (8,), 3, 120, None, "adam", ("relu", "tanh"), 64, 2000),
+    Case(30, (16,), 2, 600, 200, "adam", ("relu", "tanh", "sigmoid"), 48, 400),
+    Case(30, (64,), 2, 600, 200, "adam", ("relu", "tanh"), 32, 200),
+    Case(64, (32,), 10, 1400, 200, "adam", ("relu", "tanh", "sigmoid"), 48, 100),
+    Case(64, (64,), 10, 1400, 200, "adam", ("relu",), 16, 150),
+    Case(64, (64,), 10, 1400, None, "sgd", ("tanh",), 16, 600),
+    Case(64, (40, 40), 10, 1400, 128, "adamw", ("relu", "tanh"), 16, 80),
+    Case(64, (124, 124, 124), 10, 1400, 128, "adamw", ("relu", "tanh"), 8, 30),
+    Case(26, (64, 64), 2, 2560, 256, "adamw", ("relu",), 16, 80),
+    Case(10, (32, 32), 1, 400, 32, "momentum", ("silu",), 32, 150),
+    Case(100, (256,), 10, 1000, 100, "sgd", ("relu",), 8, 40),
+    Case(2, (3,), 2, 200, None, "sgd", ("tanh",), 2, 20_000),
+    Case(4, (8,), 3, 120, None, "adam", ("relu",), 2, 10_000),
+    Case(30, (16,), 2, 600, 200, "adam", ("tanh",), 2, 3000),
+    Case(64, (40, 40), 10, 1400, 128, "adamw", ("relu",), 2, 400),
+    Case(64, (40, 40, 40), 10, 1400, 128, "adamw", ("relu", "tanh"), 4, 200),
+)
+STEP = ("LAUNCH", "FLOP", "ELEMENT", "UPDATE")
+COMPILING = ("COMPILE", "COMPILE_LAYER", "COMPILE_ACTIVATION")
+
+
+def main(out: Path = Path("results"), rounds: int = 3, cases: int | None = None, scale: float = 1.0) -> pd.DataFrame:
+    """Measure, fit, and print the planner's prediction beside what was measured.
+
+    Args:
+        out: Where the table goes.
+        rounds: How often a sweep is repeated; the best counts.
+        cases: How many of the sweeps, from the first; by default all.
+        scale: What the epochs of each are multiplied by.
+    """
+    use_all_cores()
+    rows = [measured(case._replace(epochs=max(1, round(case.epochs * scale))), rounds) for case in CASES[:cases]]
+    table = pd.DataFrame(rows)
+    print(table.drop(columns=[*STEP, *COMPILING]).to_string(index=False, float_format="{:.2f}".format))
+    for names, seconds in ((STEP, table["train / s"]), (COMPILING, table["compile / s"])):
+        known = table[list(names)].to_numpy() / seconds.to_numpy()[:, None]
+        fitted, _ = nnls(known, np.ones(len(table)))
+        error = np.abs(known @ fitted - 1)
+        print(f"fitted, errors of {error.mean():.0%} on average and {error.max():.0%} at most:")
+        for name, value in zip(names, fitted, strict=True):
+            print(f"    {name:>20} {value:.3g}, the planner's is {getattr(planner, name):.3g}")
+    print("saved", save_table(table, out / "plan_costs.csv"))
+    return table
+
+
+def measured(case: Case, rounds: int) -> dict[str, Any]:
+    """Seconds of a sweep, of its first call more than of another, the planner's guess, and what these are made of."""
+    generator = np.random.default_rng(0)
+    X = generator.normal(size=(case.samples, case.features)).astype(np.float32)
+    y = np.arange(case.samples) % case.outputs if case.outputs > 1 else generator.normal(size=case.samples)
+    seeds = list(range(case.networks // len(case.activations)))
+    grid: dict[str, list[Any]] = {"hidden": [case.hidden], "activation": list(case.activations), "seed": seeds}
+    grid |= {"optimizer": [case.optimizer], "batch_size": [case.batch_size], "learning_rate": [1e-3]}
+    sizes: dict[str, Any] = {"features": case.features, "outputs": case.outputs, "samples": case.samples}
+    own = plan(grid, epochs=case.epochs, **sizes)
+
+    def run(epochs: int) -> float:
+        start = time.perf_counter()
+        sweep(grid, X, y, epochs=epochs, record_every=epochs, validation=None, progress=False)
+        return time.perf_counter() - start
+
+    first, seconds = run(case.epochs), min(run(case.epochs) for _ in range(rounds))
+    parts = pd.DataFrame([made_of(case, program, own.workload.devices) for program in own.programs]).sum()
+    layers = "-".join(map(str, (case.features, *case.hidden, case.outputs)))
+    return {
+        "layers": layers,
+        "batch": case.batch_size or "full",
+        "optimizer": case.optimizer,
+        "programs": len(own.programs),
+        "quick": own.programs[0].quick,
+        "train / s": seconds,
+        "predicted / s": sum(program.seconds for program in own.programs),
+        "compile / s": first - seconds,
+        "predicted compile / s": sum(program.compile_seconds for program in own.programs),
+        "GFLOP/s": parts["FLOP"] / seconds / 1e9,
+        **parts,
+    }
+
+
+def made_of(case: Case, program: planner.Program, devices: int) -> dict[str, float]:
+    """How many of each constant a program's training and compiling take, on each of the devices."""
+    layers = (case.features, *case.hidden, case.outputs)
+    products = 6 * sum(a * b for a, b in pairwise(layers)) - 2 * layers[0] * layers[1]
+    chunks = case.epochs * program.batches * program.chunks / devices
+    networks = chunks * program.size
+    samples = networks * (case.batch_size or case.samples)
+    quick = planner.QUICK if program.quick else 1
+    return {
+        "LAUNCH": chunks * planner.LAUNCHES_LAYER * (len(layers) - 1),
+        "FLOP": samples * products,
+        "ELEMENT": samples * sum(layers[1:]) * (planner.CHOICE if len(program.activations) > 1 else 1),
+        "UPDATE": networks * planner.parameters(layers) * (1 + planner.SLOTS[case.optimizer]),
+        "COMPILE": quick,
+        "COMPILE_LAYER": quick * len(case.hidden),
+        "COMPILE_ACTIVATION": quick * (len(program.activations) - 1),
+    }
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
