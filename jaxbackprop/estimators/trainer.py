@@ -172,6 +172,7 @@ def train_networks(
         at_once=None if watch is None else 1,
         fall=Fall(schedule.power, 0 if warm is None else warm.seen),
         made=made,
+        lends=later > 0 and schedule.monitor == "train",
     )
     book = new_book(job)
     if warm is not None:

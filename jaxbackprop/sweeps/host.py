@@ -65,7 +65,8 @@ class Job:
     - `curves`: whether the metrics of every record are kept.
     - `at_once`: epochs from one look of the host to the next, at most; None for what takes about a second.
     - `choose`: from the book and a rung to the trials that end there, see `pruning`.
-    - `made`: how an earlier job has had the only program of the plan compiled, to use it as it is.
+    - `made`: how an earlier job has had the only program of the plan compiled, to use it as it is; `lends`: whether a
+      later job will use one of this, and ask it for curves.
     """
 
     plan: Plan
@@ -86,6 +87,7 @@ class Job:
     at_once: int | None = None
     choose: Callable[[Book, int, int], Int[np.ndarray, " trials"]] = worst
     made: Made | None = None
+    lends: bool = False
     columns: dict[str, np.ndarray] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -203,7 +205,7 @@ def make_recipe(job: Job, program: Program) -> Recipe:
     if job.made is not None:
         return job.made.recipe
     records = 0
-    if job.curves:
+    if job.curves or job.lends:
         room = RECORD_BYTES // (4 * job.splits.dtype.itemsize * program.chunks * program.size)
         spacing = int(np.diff(job.marks).min(initial=job.marks[-1]))
         records = max(1, min(RECORDS, room, len(job.marks), _epochs_at_once(job, program) // max(1, spacing)))
@@ -254,8 +256,7 @@ def _advance(job: Job, book: Book, data: Data, recipe: Recipe, run: Run, stop: i
     gap = int(marks[k]) - run.epoch
     measure, times = gap <= at_once, 1
     if measure:
-        # A program that hands back no curves is asked for each point of one.
-        most = recipe.records or (1 if job.curves else len(marks))
+        most = recipe.records or len(marks)
         while (
             times < most
             and k + times < len(marks)
@@ -265,16 +266,13 @@ def _advance(job: Job, book: Book, data: Data, recipe: Recipe, run: Run, stop: i
             times += 1
     else:
         gap = at_once
-    trained = run.seats.networks >= 0
-    if job.curves and not recipe.records and run.carry.kept is not None:
-        trained &= fetch(run.carry.kept.active)  # before the call, which takes the arrays over
     new, curves = _call(job, data, recipe, run, gap, times, measure, at_once)
     if not measure:
         return new
-    if book.curves is not None:
-        points = jax.tree.map(lambda a: a[..., None], fetch(new.carry.metrics)) if curves is None else fetch(curves)
-        for own, values in zip(book.curves, points, strict=True):
-            own[k : k + times, run.seats.networks[trained]] = values[trained][:, :times].T
+    if curves is not None and book.curves is not None:
+        taken = run.seats.networks >= 0
+        for own, values in zip(book.curves, fetch(curves), strict=True):
+            own[k : k + times, run.seats.networks[taken]] = values[taken][:, :times].T
     return new._replace(record=k + times)
 
 

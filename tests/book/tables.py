@@ -137,6 +137,29 @@ def searches(table: pd.DataFrame) -> str:
     return markdown((*head, "best scores"), rows)
 
 
+def ensemble_time(numbers: Mapping[str, Any]) -> str:
+    """Seconds of an ensemble, of the search that it is made of, and of scikit-learn's search."""
+    seconds = dict(numbers["seconds"])
+    rows = [(name, f"{value:.3g}") for name, value in seconds.items()]
+    return markdown((f"{numbers['dataset']}, {numbers['candidates']} candidates on five folds", "seconds"), rows)
+
+
+def predictions(table: pd.DataFrame) -> str:
+    """What sweeps of one program take, beside what the planner says beforehand."""
+    rows = [
+        (
+            str(row["layers"]),
+            str(row["batch"]),
+            str(row["optimizer"]),
+            *(f"{row[key]:.2f}" for key in ("train / s", "predicted / s", "compile / s", "predicted compile / s")),
+            f"{row['GFLOP/s']:.0f}",
+        )
+        for row in table.to_dict("records")
+    ]
+    head = ("layers", "batch", "optimizer", "training / s", "predicted", "compiling / s", "predicted", "GFLOP/s")
+    return markdown(head, rows)
+
+
 def refresh(results: Path | None = None) -> None:
     """Write what is known into its places."""
     replace(HERE / "derivation.md", "errata", errata())
@@ -154,6 +177,11 @@ def refresh(results: Path | None = None) -> None:
         programs = json.loads((results / "pack.json").read_text(encoding="utf-8"))["programs"]
         if "PyTorch bmm" in programs:  # what was measured stays, where there is no PyTorch to measure
             replace(SPEED, "pack", pack(programs))
+    if (results / "plan_costs.csv").exists():
+        replace(SPEED, "predictions", predictions(pd.read_csv(results / "plan_costs.csv")))
+    if (results / "ensemble_speed.json").exists():
+        numbers = json.loads((results / "ensemble_speed.json").read_text(encoding="utf-8"))
+        replace(HERE / "ensembles.md", "time", ensemble_time(numbers))
     if (results / "versus_sklearn.csv").exists():
         replace(HERE / "drop_in.md", "searches", searches(pd.read_csv(results / "versus_sklearn.csv")))
 
