@@ -329,7 +329,9 @@ def epoch_order(
     order = samples
     if seed is not None:
         order = samples[np.random.default_rng((seed, epoch)).permutation(len(samples))]
-    return np.pad(order, (0, -len(samples) % batch_size), constant_values=-1).reshape(-1, batch_size)
+    slots = np.full(len(samples) + -len(samples) % batch_size, -1, samples.dtype)  # np.pad takes as long as all of this
+    slots[: len(samples)] = order
+    return slots.reshape(-1, batch_size)
 
 
 def _chunks_needed(job: Job, run: Run, keep: Any) -> int:
