@@ -229,6 +229,16 @@ def layer_shapes(sizes: tuple[int, ...], dtype: str) -> Params:
     return tuple(Layer(shape((m, n), dtype), shape((m,), dtype)) for n, m in pairwise(sizes))
 
 
+def tried_out(optimizer: Optimizer, params: Params) -> tuple[Params, Any]:
+    """Parameters and the optimizer's state after a few updates along a gradient that is zero where they are."""
+    params = jax.tree.map(jnp.asarray, params)
+    state = optimizer.init(params)
+    for _ in range(3):
+        gradient = jax.tree.map(lambda p: 0.3 * p, params)
+        params, state = optimizer.update(gradient, state, params, Hyperparameters(0.1))
+    return params, state
+
+
 @lru_cache(maxsize=256)
 def ignores_padding(optimizer: Optimizer) -> bool:
     """Whether units with zero parameters and zero gradients change nothing for the others, and stay zero, so that
@@ -243,14 +253,7 @@ def ignores_padding(optimizer: Optimizer) -> bool:
         make(np.pad(small[0].weight, ((0, 3), (0, 0))), np.pad(small[0].bias, (0, 3))),
         make(np.pad(small[1].weight, ((0, 0), (0, 3))), small[1].bias),
     )
-    after = []
-    for params in (small, padded):
-        params = jax.tree.map(jnp.asarray, params)
-        state = optimizer.init(params)
-        for _ in range(3):
-            gradient = jax.tree.map(lambda p: 0.3 * p, params)
-            params, state = optimizer.update(gradient, state, params, Hyperparameters(0.1))
-        after.append((params, state))
+    after = [tried_out(optimizer, params) for params in (small, padded)]
     structures: list[Any] = [jax.tree.structure(tree) for tree in after]
     if structures[0] != structures[1]:
         return False

@@ -34,8 +34,8 @@ class Reusable(NamedTuple):
 
 
 def reusable(job: Job) -> list[Reusable]:
-    """The programs of a job that another network can be trained by alone: those that say how its loss goes."""
-    if job.made is not None or job.monitor != "train" or spans_processes(job.mesh):
+    """The programs of a job that another network can be trained by alone, if it lends them."""
+    if not job.lends or spans_processes(job.mesh):
         return []
     epochs = int(job.marks[-1])
     return [Reusable(p, what_was_made(job, p), job.mesh, job.splits, epochs) for p in job.plan.programs]

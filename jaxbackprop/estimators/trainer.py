@@ -149,7 +149,8 @@ def train_networks(
     sizes = sizes._replace(compiling=COMPILING, monitored=schedule.monitor is not None, assess=False)
     every_epoch = single or schedule.monitor is not None or schedule.rule is not None
     plan, made = plan_trials(trials, sizes), None
-    if schedule.monitor == "train":
+    lends = later > 0 and schedule.monitor == "train"  # what says how the loss of a single network goes, too
+    if lends:
         splits = widened(splits, plan, later)
     found = reuse(known, trials[0], splits, plan, schedule.monitor, schedule.rule) if single else None
     if found is not None:
@@ -172,7 +173,7 @@ def train_networks(
         at_once=None if watch is None else 1,
         fall=Fall(schedule.power, 0 if warm is None else warm.seen),
         made=made,
-        lends=later > 0 and schedule.monitor == "train",
+        lends=lends,
     )
     book = new_book(job)
     if warm is not None:

@@ -5,11 +5,10 @@ from functools import lru_cache
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxbackprop.network import Layer
-from jaxbackprop.optimizers import Hyperparameters, Optimizer, ignores_padding, is_own
+from jaxbackprop.optimizers import Optimizer, ignores_padding, is_own, tried_out
 
 
 def slot_widths(hidden: tuple[int, ...], slots: int) -> tuple[int, ...]:
@@ -44,14 +43,7 @@ def ignores_slots(optimizer: Optimizer) -> bool:
     make: Any = Layer
     first, last = (make(generator.normal(size=(2, n)), generator.normal(size=2)) for n in (3, 2))
     blank = make(np.zeros((2, 2)), np.zeros(2))
-    after = []
-    for params in ((first, last), (first, blank, blank, last)):
-        params = jax.tree.map(jnp.asarray, params)
-        state = optimizer.init(params)
-        for _ in range(3):
-            gradient = jax.tree.map(lambda p: 0.3 * p, params)
-            params, state = optimizer.update(gradient, state, params, Hyperparameters(0.1))
-        after.append((params, state))
+    after = [tried_out(optimizer, params) for params in ((first, last), (first, blank, blank, last))]
     apart = (after[0], own_layers(after[1], 1))
     structures: list[Any] = list(map(jax.tree.structure, apart))
     if structures[0] != structures[1]:
