@@ -27,7 +27,7 @@ from jaxbackprop.data import load, standardize
 from jaxbackprop.estimators import SweepEnsembleClassifier
 from jaxbackprop.estimators.space import draw_candidates
 
-BATCH, LOOKS, PATIENCE = 128, 5, 20  # samples; epochs from one look to the next; epochs without progress
+LOOKS, PATIENCE = 5, 20  # epochs from one look to the next; epochs without progress
 SHARED = {"activation": ["relu", "tanh"], "dropout": [0.0]}  # what both libraries have
 
 
@@ -36,6 +36,7 @@ def main(
     dataset: str = "digits",
     candidates: int = 64,
     epochs: int = 200,
+    batch_size: int = 128,
     sample: int = 16,
     library: int = 1000,
     rounds: int = 3,
@@ -47,6 +48,7 @@ def main(
         dataset: Name of a data set with classes.
         candidates: How many settings to draw.
         epochs: Passes over the samples, at most.
+        batch_size: Samples of a step.
         sample: Candidates that scikit-learn is timed on.
         library: Candidates that choosing alone is timed on.
         rounds: Of ensemble and search in turn, of which the best count.
@@ -56,18 +58,18 @@ def main(
     data = load(dataset)
     X, y = standardize(data.X)[0].astype(np.float32), data.y
     model = SweepEnsembleClassifier(
-        candidates, space=SHARED, max_iter=epochs, n_iter_no_change=PATIENCE, batch_size=BATCH, random_state=0
+        candidates, space=SHARED, max_iter=epochs, n_iter_no_change=PATIENCE, batch_size=batch_size, random_state=0
     )
     found = {"ensemble, first call": clocked(lambda: model.fit(X, y))}
     for _ in range(rounds):
         for name, work in (
             ("ensemble", lambda: model.fit(X, y)),
-            ("search alone", lambda: searched(X, y, candidates, epochs)),
+            ("search alone", lambda: searched(X, y, candidates, epochs, batch_size)),
         ):
             found[name] = min(found.get(name, np.inf), clocked(work))
-    many = searched(X, y, library, 1, width=[8], depth=[1])
+    many = searched(X, y, library, 1, batch_size, width=[8], depth=[1])
     found[f"choosing from {library:,}"] = clocked(lambda: many.ensemble(library=library))
-    found["scikit-learn's search"] = theirs(X, y, candidates, epochs, sample)
+    found["scikit-learn's search"] = theirs(X, y, candidates, epochs, batch_size, sample)
     for name, seconds in found.items():
         print(f"{name:>36} {seconds:8.2f} s")
     ratios = {
@@ -89,16 +91,16 @@ def clocked(work: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-def searched(X: np.ndarray, y: np.ndarray, candidates: int, epochs: int, **space: Any) -> Any:
+def searched(X: np.ndarray, y: np.ndarray, candidates: int, epochs: int, batch_size: int, **space: Any) -> Any:
     """The sweep that the ensemble is made of: the same candidates, folds and stops."""
-    grid = draw_candidates(SHARED | space, candidates, 0, optimizer="adamw", batch_size=BATCH)
+    grid = draw_candidates(SHARED | space, candidates, 0, optimizer="adamw", batch_size=batch_size)
     folds = list(StratifiedKFold(5, shuffle=True, random_state=0).split(X, y))
     every = min(LOOKS, epochs)
     return sweep(grid, X, y, epochs=epochs, folds=folds, objective="softmax", scheme="he", record_every=every,
                  shuffle_seed=0, patience=PATIENCE // every, progress=False)  # fmt: skip
 
 
-def theirs(X: np.ndarray, y: np.ndarray, candidates: int, epochs: int, sample: int) -> float:
+def theirs(X: np.ndarray, y: np.ndarray, candidates: int, epochs: int, batch_size: int, sample: int) -> float:
     """Seconds of scikit-learn's search over so many candidates, from those of a sample of them."""
     drawn = draw_candidates(SHARED, 10 * sample, 0)
     space = {
@@ -107,7 +109,7 @@ def theirs(X: np.ndarray, y: np.ndarray, candidates: int, epochs: int, sample: i
         "learning_rate_init": loguniform(1e-3, 2e-2),
     }
     network = MLPClassifier(
-        max_iter=epochs, batch_size=BATCH, early_stopping=True, n_iter_no_change=PATIENCE, random_state=0
+        max_iter=epochs, batch_size=batch_size, early_stopping=True, n_iter_no_change=PATIENCE, random_state=0
     )
     folds = StratifiedKFold(5, shuffle=True, random_state=0)
     search = RandomizedSearchCV(network, space, n_iter=sample, cv=folds, n_jobs=-1, refit=False, random_state=0)

@@ -80,7 +80,7 @@ SMALL_ON_ALL_CORES = [
     ),
     (
         "ensemble_speed",
-        "--dataset wine --candidates 3 --epochs 10 --sample 2 --library 6 --rounds 1",
+        "--dataset wine --candidates 3 --epochs 10 --batch-size 32 --sample 2 --library 6 --rounds 1",
         ["ensemble_speed.json"],
         "search alone",
     ),
