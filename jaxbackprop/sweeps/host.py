@@ -19,8 +19,8 @@ from jaxtyping import Int
 from jaxbackprop.network import Params
 from jaxbackprop.sweeps.grid import Trial
 from jaxbackprop.sweeps.halving import worst
-from jaxbackprop.sweeps.planner import Plan, Program
-from jaxbackprop.sweeps.program import AHEAD, Data, Recipe, batch_bytes, make_program, shapes_of
+from jaxbackprop.sweeps.planner import ORDER_ENTRIES, Plan, Program
+from jaxbackprop.sweeps.program import Data, Recipe, make_program, shapes_of
 from jaxbackprop.sweeps.pruning import drop_trials
 from jaxbackprop.sweeps.splits import Splits
 from jaxbackprop.sweeps.state import TRAINING, WAITING, Book, open_book
@@ -40,7 +40,6 @@ STRETCH_SECONDS = 1.0  # about how long a call may last before the host looks up
 LOOKS = 16  # how often the host looks, at least, whether networks have stopped and the others can be moved together
 RECORDS = 64  # of each network that a call hands back, at most
 RECORD_BYTES = 2**24  # that these take together, at most
-ORDER_ENTRIES = 4_000_000  # of the batch order, at most, handed over in one call
 NEVER, CONSTANT = Stopping(0), Fall()
 WORTH_MOVING = 0.75  # networks are moved together when that leaves this part of the chunks, or less
 
@@ -241,12 +240,8 @@ def _epochs_at_once(job: Job, program: Program) -> int:
     if program.batch_size is not None and job.made is not None:
         most = min(most, job.made.steps // program.batches)
     elif program.batch_size is not None:
-        data = job.splits.data
-        entries = program.batches * program.batch_size * len(data.train)
+        entries = program.batches * program.batch_size * len(job.splits.train_sizes)
         most = min(most, max(1, ORDER_ENTRIES // entries))
-        gathered = batch_bytes(len(data.x), len(data.y), entries, data.x.dtype.itemsize)
-        if gathered <= AHEAD:
-            most = min(most, AHEAD // gathered)
     return most
 
 

@@ -22,7 +22,6 @@ from jaxbackprop.optimizers import Optimizer, get_optimizer, ignores_padding, is
 from jaxbackprop.sweeps.boxes import make_box
 from jaxbackprop.sweeps.grid import Trial, each_activation
 from jaxbackprop.sweeps.placement import ignores_slots, slot_widths
-from jaxbackprop.sweeps.program import AHEAD
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,6 +42,7 @@ UPDATE = 1.6e-9  # of a parameter, and of each number that the optimizer holds f
 CACHE = 300_000  # bytes of activations of one chunk, so that forward and backward pass stay in a core's cache
 SLOTS = {"sgd": 0, "momentum": 1, "nesterov": 1, "adam": 2, "adam_hat": 2, "adamw": 2, "rmsprop": 1, "adagrad": 1}
 QUICK = 0.6  # how much of the time a quick compilation takes, see `compiler_options`
+ORDER_ENTRIES = 4_000_000  # of the order of the batches, at most, handed over in one call
 FEWEST = 4  # networks of a chunk, however large: their matrix products run faster side by side
 
 
@@ -351,7 +351,9 @@ def cut_into_chunks(
     whole = max(workload.train) if first.batch_size is None or workload.assess else 0
     data = item * width * (whole + max(workload.validation)) * workload.devices
     if first.batch_size is not None:
-        data += min(AHEAD, workload.epochs * item * width * sum(workload.train)) * workload.devices
+        # The order of the batches, on the host and the devices, and the samples once more, one after the other.
+        data += 4 * min(ORDER_ENTRIES, workload.epochs * sum(workload.train)) * (1 + workload.devices)
+        data += item * width * workload.samples * workload.devices
     largest = max(1, int((room - held * len(networks) - data) // (live * workload.devices)))
     if workload.cache is not None:
         largest = min(largest, max(FEWEST, workload.cache // (item * units * samples)))

@@ -10,6 +10,7 @@ serves any number of epochs, the last short stretch, and a sweep most of whose t
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -30,7 +31,6 @@ from jaxbackprop.training import State, take_batch
 
 GRID_AXIS = "grid"
 LIVE = 128  # compiled programs, at most; each takes some 200 pieces of the memory map, of which Linux gives 65,530
-AHEAD = 2**26  # bytes of batches, at most, that are taken out of the data before the chunks are visited
 
 
 class Batch(NamedTuple):
@@ -116,40 +116,6 @@ class Recipe(NamedTuple):
         return self.monitor == "train" or (not self.assess and self.records > 0)
 
 
-class Batches(NamedTuple):
-    """Which samples make up each batch, and, unless that is too much, these samples themselves: taken out of the data
-    once, they serve all chunks. Gathering them again for each chunk would take a twentieth of the time.
-
-    The batches of all splits stand in one row; those to train on now begin at number `first`.
-    """
-
-    order: Int[Array, "batches batch_size"]
-    ahead: Batch | None
-    first: Int[Array, ""] | int = 0
-
-
-def batch_bytes(features: int, outputs: int, samples: int, itemsize: int) -> int:
-    """What so many samples take, with their targets and weights."""
-    return samples * (features + outputs + 1) * itemsize
-
-
-def make_batches(data: Data, order: Int[Array, "splits steps batch_size"]) -> Batches:
-    """The batches of all splits, taken out of the data if they are few enough."""
-    flat = order.reshape(-1, order.shape[-1])
-    if batch_bytes(len(data.x), len(data.y), order.size, data.x.dtype.itemsize) > AHEAD:
-        return Batches(flat, None)
-    take = jax.vmap(take_batch, in_axes=(None, None, None, 0))
-    return Batches(flat, Batch(*take(data.x, data.y, data.weights, flat)))
-
-
-def one_batch(data: Data, batches: Batches, i: Int[Array, ""]) -> Batch:
-    """The samples of the i-th batch to train on."""
-    number = batches.first + i
-    if batches.ahead is not None:
-        return at(batches.ahead, number)
-    return Batch(*take_batch(data.x, data.y, data.weights, at(batches.order, number)))
-
-
 def take_samples(data: Data, index: Int[Array, " samples"]) -> Batch:
     """The samples of one split."""
     if data.weights is None:
@@ -174,7 +140,7 @@ def train_chunk(
     data: Data,
     train: Batch | None,
     validation: Batch,
-    batches: Batches | None,
+    batch_of: Callable[[Array], Batch | None],
     first: Int[Array, ""],
     length: Int[Array, ""],
     measure: Bool[Array, ""],
@@ -211,7 +177,7 @@ def train_chunk(
     def one_step(i: Array, now: tuple[State, Any]) -> tuple[State, Any]:
         state, running = now
         # All networks of a chunk see the same batch.
-        batch = train if batches is None else one_batch(data, batches, i)
+        batch = batch_of(i)
         assert batch is not None
         count = total_weight(batch)
         own = share_l2(hyperparameters, count) if recipe.shared_l2 else hyperparameters
@@ -299,8 +265,6 @@ def make_program(mesh: Mesh, recipe: Recipe, shapes: tuple[Any, ...]) -> Any:
         stopping: Stopping,
         fall: Fall,
     ) -> tuple[Carry, Metrics | None]:
-        steps = 0 if batches is None else batches.shape[1]
-        gathered = None if batches is None else make_batches(data, batches)
         shape = (*carry.record.shape, recipe.records)
         blank = Metrics(*[jnp.full(shape, jnp.nan, data.x.dtype)] * 4) if recipe.records else None
 
@@ -311,6 +275,7 @@ def make_program(mesh: Mesh, recipe: Recipe, shapes: tuple[Any, ...]) -> Any:
             )
             whole = batches is None or recipe.assess
             train = take_samples(data, at(data.train, split)) if whole else None
+            order = None if batches is None else at(batches, split)
             validation = take_samples(data, at(data.validation, split))
 
             def goes_on(now: tuple[Array, Carry, Any]) -> Array:
@@ -319,9 +284,17 @@ def make_program(mesh: Mesh, recipe: Recipe, shapes: tuple[Any, ...]) -> Any:
 
             def once(now: tuple[Array, Carry, Any]) -> tuple[Array, Carry, Any]:
                 k, carry, curves = now
-                order = gathered and gathered._replace(first=split * steps + k * length)
+
+                def batch(i: Array) -> Batch | None:
+                    # Taken out of the data where it is used: that is faster than beforehand, for all chunks together.
+                    return (
+                        train
+                        if order is None
+                        else Batch(*take_batch(data.x, data.y, data.weights, at(order, k * length + i)))
+                    )
+
                 new = train_chunk(
-                    carry, own, activation, data, train, validation, order, first + k * length, length, measure,
+                    carry, own, activation, data, train, validation, batch, first + k * length, length, measure,
                     stopping, fall, recipe,
                 )  # fmt: skip
                 if curves is not None:
