@@ -23,7 +23,9 @@ from jaxbackprop.tables import save_table
 
 
 class Case(NamedTuple):
-    """A sweep of one program: so many networks alike but for their seeds."""
+    """A sweep of one program: so many networks alike but for their seeds, activations, and, where `depths` are given,
+    their number of hidden layers, the first of `hidden`. Trained for longer than the program takes to compile: it is
+    compiled well then, which is what the constants are about."""
 
     features: int
     hidden: tuple[int, ...]
@@ -34,27 +36,30 @@ class Case(NamedTuple):
     activations: tuple[str, ...]
     networks: int
     epochs: int
+    depths: tuple[int, ...] = ()
 
 
 CASES = (
-    Case(2, (3,), 2, 200, None, "sgd", ("tanh",), 64, 4000),
-    Case(2, (32,), 2, 200, None, "sgd", ("tanh",), 64, 1500),
-    Case(4, (8,), 3, 120, None, "adam", ("relu", "tanh"), 64, 2000),
-    Case(30, (16,), 2, 600, 200, "adam", ("relu", "tanh", "sigmoid"), 48, 400),
-    Case(30, (64,), 2, 600, 200, "adam", ("relu", "tanh"), 32, 200),
-    Case(64, (32,), 10, 1400, 200, "adam", ("relu", "tanh", "sigmoid"), 48, 100),
-    Case(64, (64,), 10, 1400, 200, "adam", ("relu",), 16, 150),
-    Case(64, (64,), 10, 1400, None, "sgd", ("tanh",), 16, 600),
-    Case(64, (40, 40), 10, 1400, 128, "adamw", ("relu", "tanh"), 16, 80),
-    Case(64, (124, 124, 124), 10, 1400, 128, "adamw", ("relu", "tanh"), 8, 30),
-    Case(26, (64, 64), 2, 2560, 256, "adamw", ("relu",), 16, 80),
-    Case(10, (32, 32), 1, 400, 32, "momentum", ("silu",), 32, 150),
-    Case(100, (256,), 10, 1000, 100, "sgd", ("relu",), 8, 40),
-    Case(2, (3,), 2, 200, None, "sgd", ("tanh",), 2, 20_000),
-    Case(4, (8,), 3, 120, None, "adam", ("relu",), 2, 10_000),
-    Case(30, (16,), 2, 600, 200, "adam", ("tanh",), 2, 3000),
-    Case(64, (40, 40), 10, 1400, 128, "adamw", ("relu",), 2, 400),
-    Case(64, (40, 40, 40), 10, 1400, 128, "adamw", ("relu", "tanh"), 4, 200),
+    Case(2, (3,), 2, 200, None, "sgd", ("tanh",), 64, 48_000),
+    Case(2, (32,), 2, 200, None, "sgd", ("tanh",), 64, 7600),
+    Case(4, (8,), 3, 120, None, "adam", ("relu", "tanh"), 64, 24_000),
+    Case(30, (16,), 2, 600, 200, "adam", ("relu", "tanh", "sigmoid"), 48, 2400),
+    Case(30, (64,), 2, 600, 200, "adam", ("relu", "tanh"), 32, 960),
+    Case(64, (32,), 10, 1400, 200, "adam", ("relu", "tanh", "sigmoid"), 48, 360),
+    Case(64, (64,), 10, 1400, 200, "adam", ("relu",), 16, 580),
+    Case(64, (64,), 10, 1400, None, "sgd", ("tanh",), 16, 900),
+    Case(64, (40, 40), 10, 1400, 128, "adamw", ("relu", "tanh"), 16, 360),
+    Case(64, (124, 124, 124), 10, 1400, 128, "adamw", ("relu", "tanh"), 8, 110),
+    Case(26, (64, 64), 2, 2560, 256, "adamw", ("relu",), 16, 240),
+    Case(10, (32, 32), 1, 400, 32, "momentum", ("silu",), 32, 1100),
+    Case(100, (256,), 10, 1000, 100, "sgd", ("relu",), 8, 310),
+    Case(64, (60, 60, 60), 10, 1400, 128, "adamw", ("relu", "tanh"), 24, 200, depths=(1, 2, 3)),
+    Case(30, (20, 20), 2, 600, 100, "adam", ("relu",), 32, 1400, depths=(1, 2)),
+    Case(2, (3,), 2, 200, None, "sgd", ("tanh",), 2, 540_000),
+    Case(4, (8,), 3, 120, None, "adam", ("relu",), 2, 420_000),
+    Case(30, (16,), 2, 600, 200, "adam", ("tanh",), 2, 32_000),
+    Case(64, (40, 40), 10, 1400, 128, "adamw", ("relu",), 2, 3000),
+    Case(64, (40, 40, 40), 10, 1400, 128, "adamw", ("relu", "tanh"), 4, 1000),
 )
 STEP = ("LAUNCH", "FLOP", "ELEMENT", "UPDATE")
 COMPILING = ("COMPILE", "COMPILE_LAYER", "COMPILE_ACTIVATION")
@@ -89,22 +94,24 @@ def measured(case: Case, rounds: int) -> dict[str, Any]:
     generator = np.random.default_rng(0)
     X = generator.normal(size=(case.samples, case.features)).astype(np.float32)
     y = np.arange(case.samples) % case.outputs if case.outputs > 1 else generator.normal(size=case.samples)
-    seeds = list(range(case.networks // len(case.activations)))
-    grid: dict[str, list[Any]] = {"hidden": [case.hidden], "activation": list(case.activations), "seed": seeds}
+    shapes = [layers[1:-1] for layers in shapes_of(case)]
+    seeds = list(range(case.networks // len(case.activations) // len(shapes)))
+    grid: dict[str, list[Any]] = {"hidden": shapes, "activation": list(case.activations), "seed": seeds}
     grid |= {"optimizer": [case.optimizer], "batch_size": [case.batch_size], "learning_rate": [1e-3]}
     sizes: dict[str, Any] = {"features": case.features, "outputs": case.outputs, "samples": case.samples}
     own = plan(grid, epochs=case.epochs, **sizes)
+    held_out = X[: case.outputs + 60], y[: case.outputs + 60]
 
     def run(epochs: int) -> float:
         start = time.perf_counter()
-        sweep(grid, X, y, epochs=epochs, record_every=epochs, validation=None, progress=False)
+        sweep(grid, X, y, epochs=epochs, record_every=epochs, validation=held_out, progress=False)
         return time.perf_counter() - start
 
     first, seconds = run(case.epochs), min(run(case.epochs) for _ in range(rounds))
     parts = pd.DataFrame([made_of(case, program, own.workload.devices) for program in own.programs]).sum()
     layers = "-".join(map(str, (case.features, *case.hidden, case.outputs)))
     return {
-        "layers": layers,
+        "layers": layers + (f", {min(case.depths)} to {max(case.depths)} hidden" if case.depths else ""),
         "batch": case.batch_size or "full",
         "optimizer": case.optimizer,
         "programs": len(own.programs),
@@ -113,24 +120,37 @@ def measured(case: Case, rounds: int) -> dict[str, Any]:
         "predicted / s": sum(program.seconds for program in own.programs),
         "compile / s": first - seconds,
         "predicted compile / s": sum(program.compile_seconds for program in own.programs),
-        "GFLOP/s": parts["FLOP"] / seconds / 1e9,
+        "GFLOP/s": products(case) * case.samples * case.epochs * case.networks / seconds / 1e9,
         **parts,
     }
 
 
+def shapes_of(case: Case) -> list[tuple[int, ...]]:
+    """The layer sizes of its networks, once each."""
+    return [(case.features, *case.hidden[:depth], case.outputs) for depth in case.depths or (len(case.hidden),)]
+
+
+def products(case: Case) -> float:
+    """Floating-point operations of a step's matrix products, for each sample; the mean over the networks."""
+    each = [6 * sum(a * b for a, b in pairwise(layers)) - 2 * layers[0] * layers[1] for layers in shapes_of(case)]
+    return float(np.mean(each))
+
+
 def made_of(case: Case, program: planner.Program, devices: int) -> dict[str, float]:
     """How many of each constant a program's training and compiling take, on each of the devices."""
-    layers = (case.features, *case.hidden, case.outputs)
-    products = 6 * sum(a * b for a, b in pairwise(layers)) - 2 * layers[0] * layers[1]
+    shapes = shapes_of(case)
+    units = np.mean([sum(layers[1:]) for layers in shapes])
+    slots = (case.features, *case.hidden, case.outputs)
     chunks = case.epochs * program.batches * program.chunks / devices
     networks = chunks * program.size
     samples = networks * (case.batch_size or case.samples)
-    quick = planner.QUICK if program.quick else 1
+    quick, slow = (planner.QUICK, planner.SLOW) if program.quick else (1, 1)
+    chosen = len(program.activations) > 1 or len(shapes) > 1
     return {
-        "LAUNCH": chunks * planner.LAUNCHES_LAYER * (len(layers) - 1),
-        "FLOP": samples * products,
-        "ELEMENT": samples * sum(layers[1:]) * (planner.CHOICE if len(program.activations) > 1 else 1),
-        "UPDATE": networks * planner.parameters(layers) * (1 + planner.SLOTS[case.optimizer]),
+        "LAUNCH": slow * chunks * planner.LAUNCHES_LAYER * (len(slots) - 1),
+        "FLOP": slow * samples * products(case),
+        "ELEMENT": slow * samples * units * (planner.CHOICE if chosen else 1),
+        "UPDATE": slow * networks * planner.parameters(slots) * (1 + planner.SLOTS[case.optimizer]),
         "COMPILE": quick,
         "COMPILE_LAYER": quick * len(case.hidden),
         "COMPILE_ACTIVATION": quick * (len(program.activations) - 1),

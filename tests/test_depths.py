@@ -128,7 +128,7 @@ def test_own_layers_are_found_in_any_state():
 def together_and_apart(monkeypatch, train):
     """The same training by both plans."""
     both = [train()]
-    for name in ("COMPILE", "COMPILE_LAYER", "COMPILE_ACTIVATION", "COMPILE_CHOICE", "MAX_WASTE"):
+    for name in ("COMPILE", "COMPILE_LAYER", "COMPILE_ACTIVATION", "MAX_WASTE"):
         monkeypatch.setattr(planner, name, 0.0)
     both.append(train())
     return both

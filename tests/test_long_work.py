@@ -149,7 +149,7 @@ def press_ctrl_c_in(monkeypatch, depth, epoch):
 
 
 def without_compile_costs(monkeypatch):
-    for name in ("MAX_WASTE", "COMPILE", "COMPILE_LAYER", "COMPILE_ACTIVATION", "COMPILE_CHOICE"):
+    for name in ("MAX_WASTE", "COMPILE", "COMPILE_LAYER", "COMPILE_ACTIVATION"):
         monkeypatch.setattr(planner, name, 0.0)
 
 

@@ -31,17 +31,16 @@ MAX_WASTE = 0.3
 
 # The cost model, in seconds on one device, as experiments/plan_costs.py fits it. It decides between plans and predicts;
 # the sweep measures.
-COMPILE, COMPILE_LAYER, COMPILE_ACTIVATION = 1.05, 0.06, 0.2  # a program; each hidden layer; each further activation
-COMPILE_CHOICE = 0.1  # each hidden layer that not all networks have
-LAUNCH, LAUNCHES_LAYER = 0.15e-6, 10  # one operation on one chunk; how many of them a layer's step has
-ELEMENT = 0.85e-9  # all elementwise work on one unit's activation of one sample, forward and backward
+COMPILE, COMPILE_LAYER, COMPILE_ACTIVATION = 0.93, 0.2, 0.16  # a program; each hidden layer; each further activation
+LAUNCH, LAUNCHES_LAYER = 0.16e-6, 10  # one operation on one chunk; how many of them a layer's step has
+ELEMENT = 0.74e-9  # all elementwise work on one unit's activation of one sample, forward and backward
 CHOICE = 1.3  # how much longer that takes if activation or depth are chosen while the program runs
-FLOP = 9.3e-12  # in a matrix product
-UPDATE = 1.6e-9  # of a parameter, and of each number that the optimizer holds for it
+FLOP = 8.6e-12  # in a matrix product
+UPDATE = 1.2e-9  # of a parameter, and of each number that the optimizer holds for it
 
 CACHE = 300_000  # bytes of activations of one chunk, so that forward and backward pass stay in a core's cache
 SLOTS = {"sgd": 0, "momentum": 1, "nesterov": 1, "adam": 2, "adam_hat": 2, "adamw": 2, "rmsprop": 1, "adagrad": 1}
-QUICK = 0.6  # how much of the time a quick compilation takes, see `compiler_options`
+QUICK, SLOW = 0.6, 1.25  # what a quick compilation takes of the time, and the steps after it; see `compiler_options`
 ORDER_ENTRIES = 4_000_000  # of the order of the batches, at most, handed over in one call
 FEWEST = 4  # networks of a chunk, however large: their matrix products run faster side by side
 
@@ -289,8 +288,8 @@ def _plan_shapes(
         return _work(hidden, depth, deepest, workload, samples, chosen=chosen, numbers=numbers)
 
     def price(depth: np.ndarray) -> float:
-        seconds = COMPILE + COMPILE_LAYER * depth.max() + COMPILE_ACTIVATION * (len(activations) - 1)
-        return float(workload.compiling * (seconds + COMPILE_CHOICE * (depth.max() - depth.min())))
+        further = COMPILE_LAYER * int(depth.max()) + COMPILE_ACTIVATION * (len(activations) - 1)
+        return workload.compiling * (COMPILE + further)
 
     useful = float((work(shapes, depth, depth) * counts).sum())
     boxes = [make_box(shapes, depth, counts, work)]
@@ -386,7 +385,7 @@ def cut_into_chunks(
         padded=bool((widths != np.array(hidden, int)).any()),
         dropout=any(trials[n // splits].dropout > 0 for n in networks),
         waste=float(1 - useful / step[depths].sum()),
-        seconds=seconds,
+        seconds=seconds * (SLOW if quick else 1),
         compile_seconds=compile_seconds * (QUICK if quick else 1),
         quick=quick,
         memory=held * len(networks) + live * int(chunk_sizes[pick]) * workload.devices + data,
