@@ -6,8 +6,7 @@ several times, each time from another random half of the library, and the weight
 
 Most models need not be tried. A convex loss lies above its tangent at the mean so far, and the tangent, linear in what
 a model would add, costs all models and bags of a round one product of matrices. Only the models whose tangent is not
-above the loss with the most promising one can be the best, late in a selection about one in fifty; the loss itself
-decides among them.
+above the loss with the most promising one can be the best; the loss itself decides among them.
 """
 
 from collections.abc import Callable, Sequence
