@@ -35,8 +35,10 @@ FUNCTIONS: dict[str, Callable[[Values], Values]] = {
 
 
 def _softmax(z: Values) -> Values:
-    e = np.exp(z - z.max(axis=-1, keepdims=True))
-    return e / e.sum(axis=-1, keepdims=True)
+    # NumPy takes maxima and sums of few classes twice as fast where the samples lie next to each other.
+    last = np.ascontiguousarray(z.T)
+    e = np.exp(last - last.max(axis=0))
+    return (e / e.sum(axis=0)).T
 
 
 OUTPUTS: dict[str, Callable[[Values], Values]] = {

@@ -21,7 +21,7 @@ def main(out: str, options: dict[str, str]) -> None:
 
     if jb.join_hosts() == 1:
         jb.use_all_cores(int(options.get("devices", 1)))
-    arrays = estimators() if "estimators" in options else swept(options)
+    arrays = quasi_newton() if "lbfgs" in options else estimators() if "estimators" in options else swept(options)
     if jax.process_index() == 0 or "each" in options:
         np.savez(out, devices=len(jax.devices()), **arrays)
     print("done", flush=True)
@@ -79,6 +79,29 @@ def estimators() -> dict[str, np.ndarray]:
         "scores": search.cv_results_["mean_test_score"],
         "best": search.best_estimator_.coefs_[0],
     }
+
+
+def quasi_newton() -> dict[str, np.ndarray]:
+    """Searches by L-BFGS alone, of two shapes on three folds, and beside Adam."""
+    import warnings
+
+    from sklearn.datasets import load_iris
+    from sklearn.exceptions import ConvergenceWarning
+
+    from jaxbackprop.estimators import BackpropClassifier, SweepSearchCV
+
+    warnings.simplefilter("ignore", ConvergenceWarning)
+    X, y = load_iris(return_X_y=True)
+    network = BackpropClassifier((4,), solver="lbfgs", max_iter=12, random_state=0, dtype="float64")
+    alone = {"hidden_layer_sizes": [(3,), (4,)], "alpha": [1e-3, 1.0], "max_iter": [5, 12]}
+    beside = {"solver": ["lbfgs", "adam"], "alpha": [1e-3, 1.0]}
+    found = {"coefficients": network.fit(X, y).coefs_[0]}
+    for name, grid in (("alone", alone), ("beside", beside)):
+        search = SweepSearchCV(network, grid, cv=3, scoring="neg_log_loss", return_train_score=True).fit(X, y)
+        scores = {key: values for key, values in search.cv_results_.items() if "_test_" in key or "_train_" in key}
+        found |= {f"{name}_{key}": values for key, values in scores.items()}
+        found[f"{name}_best"] = search.best_estimator_.coefs_[0]
+    return found
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Ensembles: selection, calibration and prediction as written out, and the estimators' contract."""
+"""Ensembles: calibration and prediction as written out, and the estimators' contract."""
 
 import subprocess
 import sys
@@ -35,7 +35,6 @@ from jaxbackprop.estimators import (
 )
 from jaxbackprop.estimators.space import DEFAULT_SPACE, draw_candidates
 from jaxbackprop.sweeps.calibration import fit_temperature, reliability, soften
-from jaxbackprop.sweeps.greedy import greedy_weights
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -55,41 +54,6 @@ def model():
 @pytest.fixture(scope="module")
 def result():
     return jb.sweep(GRID, X, Y, epochs=40, folds=KFold(3, shuffle=True, random_state=0), progress=False)
-
-
-def mean_squares(y):
-    return lambda means: ((means - y) ** 2).mean(axis=-1)
-
-
-def test_greedy_selection_is_that_of_a_plain_loop():
-    generator = np.random.default_rng(0)
-    y, predictions = generator.normal(size=50), generator.normal(size=(12, 50))
-    predictions += y
-    chosen, errors = [], []
-    for _ in range(15):
-        each = [np.mean((np.mean([*chosen, p], axis=0) - y) ** 2) for p in predictions]
-        chosen.append(predictions[np.argmin(each)])
-        errors.append(min(each))
-    counts = np.zeros(12)
-    for own in chosen[: np.argmin(errors) + 1]:
-        counts[np.flatnonzero((predictions == own).all(axis=1))] += 1
-    weights = greedy_weights(predictions, mean_squares(y), rounds=15, bags=1)
-    np.testing.assert_allclose(weights, counts / counts.sum())
-
-
-def test_bags_are_averaged_and_what_is_not_finite_left_out():
-    generator = np.random.default_rng(1)
-    y, predictions = np.zeros(40), generator.normal(size=(30, 40))
-    predictions[3, 7] = np.nan
-    weights = greedy_weights(predictions, mean_squares(y), bags=20)
-    assert weights[3] == 0
-    assert weights.sum() == pytest.approx(1)
-    assert np.count_nonzero(weights) > np.count_nonzero(greedy_weights(predictions, mean_squares(y), rounds=2, bags=1))
-    few = greedy_weights(predictions, mean_squares(y), library=4)
-    best = np.argsort(np.where(np.isfinite(predictions).all(axis=1), (predictions**2).mean(axis=1), np.inf))[:4]
-    assert set(np.flatnonzero(few)) <= set(best)
-    with pytest.raises(ValueError, match="none of 2 models has finite predictions"):
-        greedy_weights(np.full((2, 3), np.nan), mean_squares(np.zeros(3)))
 
 
 def test_the_temperature_makes_the_log_loss_least():

@@ -336,6 +336,27 @@ def test_it_says_where_an_adaptive_rate_falls(incremental, capsys):
     assert sum("Setting learning rate to" in line for line in said[0]) > 1
 
 
+def test_it_says_where_a_rate_falls_by_validation_scores(capsys):
+    settings = dict(TINY, solver="sgd", learning_rate="adaptive", early_stopping=True, max_iter=40, verbose=True)
+    model = BackpropClassifier(**settings, n_iter_no_change=3, tol=1e-2, learning_rate_init=0.1).fit(X, Y)
+    rate, best, stale, falls = 0.1, -np.inf, 0, []
+    for epoch, score in enumerate(model.validation_scores_, start=1):
+        stale = 0 if score >= best + 1e-2 else stale + 1
+        best = max(best, score)
+        if stale > 3 and rate > 1e-6:
+            rate, stale = rate / 5, 0
+            falls.append((epoch, f"Setting learning rate to {rate:f}"))
+    said, epoch = [], 0
+    for line in capsys.readouterr().out.splitlines():
+        epoch += line.startswith("Iteration")
+        if "Setting" in line:
+            assert line.startswith("Validation score did not improve more than tol=0.010000 for 3 consecutive epochs.")
+            said.append((epoch, line[line.index("Setting") :]))
+    assert said == falls
+    assert len(falls) > 2
+    assert model._optimizer.learning_rate == pytest.approx(rate)
+
+
 def test_the_largest_seed_is_one():
     settings = dict(TINY, random_state=2**32 - 1, solver="sgd", shuffle=False)
     assert_same_network(BackpropClassifier(**settings, dtype="float64").fit(X, Y), MLPClassifier(**settings).fit(X, Y))

@@ -1,4 +1,4 @@
-"""Forward passes against torch.nn.functional, so that a layer is what people mean by its name."""
+"""Forward passes against PyTorch, so that a layer is what people mean by its name."""
 
 import zlib
 
@@ -49,13 +49,21 @@ def theirs(name, arguments, options):
     if name == "softmax_cross_entropy":
         target = np.asarray(options["target"])
         return F.cross_entropy(batch_first(x), t(target.T if target.ndim == 2 else target))
+    if name == "periodic":
+        return periodic(batch_first(x), t(rest[0]))
     activations = {"leaky_relu": lambda z: F.leaky_relu(z, 0.01), "hardshrink": lambda z: F.hardshrink(z, 0.5)}
     return activations.get(name, getattr(F, name, None))(batch_first(x))
 
 
+def periodic(x, c):
+    """concat[sin(v), cos(v)], v = [2 pi c_1 x, ..., 2 pi c_k x]: section 3.3 of Gorishniy et al. 2022."""
+    v = 2 * torch.pi * c * x[..., None]
+    return torch.cat([torch.sin(v), torch.cos(v)], dim=-1)
+
+
 ACTIVATIONS = ["sigmoid", "tanh", "relu", "leaky_relu", "elu", "selu", "softplus", "silu", "gelu", "mish", "hardshrink"]
 NORMS = ["spatial_batch_norm", "layer_norm", "rms_norm", "group_norm"]
-OTHERS = ["affine", "convolution", "convolution_1d", "max_pool", "average_pool", "softmax_cross_entropy"]
+OTHERS = ["affine", "convolution", "convolution_1d", "max_pool", "average_pool", "softmax_cross_entropy", "periodic"]
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS + NORMS + OTHERS)
@@ -87,3 +95,14 @@ def test_gru(float64):
     right = gru(t(turn_back(x, (2, 1, 0))), t(h.T[None]))[0].detach().numpy()
     out, _ = find_layer("gru").forward(x, h, *weights)
     np.testing.assert_allclose(np.transpose(out, (2, 1, 0)), right, rtol=1e-10)
+
+
+def test_gradients_of_periodic(float64):
+    rng = np.random.default_rng(0)
+    x, c, dout = rng.normal(size=(3, 6)), rng.normal(size=(3, 4)), rng.normal(size=(3, 8, 6))
+    samples, frequency = batch_first(x).requires_grad_(), t(c).requires_grad_()
+    periodic(samples, frequency).backward(batch_first(dout))
+    layer = find_layer("periodic")
+    dx, dc = layer.backward(jnp.asarray(dout), layer.forward(jnp.asarray(x), jnp.asarray(c))[1])
+    np.testing.assert_allclose(dx.T, samples.grad.numpy(), rtol=1e-10)
+    np.testing.assert_allclose(dc, frequency.grad.numpy(), rtol=1e-10)

@@ -159,6 +159,16 @@ def test_estimators_and_searches_end_alike_in_both(tmp_path, alone):
     assert_same(alone(estimators=1), tmp_path / "two0.npz", 1e-5)
 
 
+@pytest.mark.slow
+def test_searches_by_lbfgs_end_alike_on_two_devices_and_in_two_processes(tmp_path, alone):
+    finish(start(tmp_path / "devices.npz", lbfgs=1, devices=2))
+    finish(*start_two(tmp_path, lbfgs=1))
+    assert np.load(tmp_path / "devices.npz")["devices"] == np.load(tmp_path / "two0.npz")["devices"] == 2
+    assert_same(tmp_path / "two0.npz", tmp_path / "two1.npz", 0)
+    assert_same(alone(lbfgs=1), tmp_path / "devices.npz", 1e-8)
+    assert_same(alone(lbfgs=1), tmp_path / "two0.npz", 1e-8)
+
+
 def test_alone_there_is_nobody_to_join():
     code = "import jaxbackprop as jb; assert jb.join_hosts() == 1"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=TIMEOUT)

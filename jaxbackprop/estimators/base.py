@@ -28,7 +28,7 @@ from jaxbackprop.losses import get_objective
 from jaxbackprop.network import Layer, Params
 from jaxbackprop.sweeps.grid import Trial
 from jaxbackprop.sweeps.splits import Index, Splits, make_data
-from jaxbackprop.sweeps.stopping import FACTOR, SMALLEST, Stopping
+from jaxbackprop.sweeps.stopping import Stopping, adaptive_rates
 
 OUTPUT_ACTIVATIONS = {"softmax": "softmax", "sigmoid": "logistic", "squared": "identity", "poisson": "exp"}
 SEEDS = 2**31 - 1
@@ -272,25 +272,25 @@ class BaseBackprop(Settings):
         return watch
 
     def _report(self, schedule: Schedule, warm: Warm | None) -> Any:
-        """Prints what `verbose` asks for, as the epochs go by; where an adaptive rate falls follows from the curve."""
-        epoch, patience = 0, schedule.stopping.patience
-        best, stale = (np.inf, 0) if warm is None else (warm.best, warm.stale)
+        """Prints what `verbose` asks for, as the epochs go by."""
+        epoch, state = 0, (np.inf, 0) if warm is None else (warm.best, warm.stale)
         rate = float(self.learning_rate_init) if warm is None else warm.learning_rate
 
         def report(curve: Float[np.ndarray, "3 epochs"]) -> None:
-            nonlocal epoch, best, stale, rate
-            # in the precision of the program, which compares the same numbers
-            best, tolerance = curve.dtype.type(best), curve.dtype.type(self.tol)
-            for loss, score, _ in curve.T if self.verbose else ():
+            nonlocal epoch, state, rate
+            if not self.verbose:
+                return
+            kind, values = curve.dtype.type, -curve[1] if self.early_stopping else curve[0]
+            rates: Any = np.full(len(values), rate, kind)
+            if schedule.rule == "adaptive":
+                *state, rates = adaptive_rates(values, kind(state[0]), state[1], kind(rate), schedule.stopping)
+            for loss, score, new in zip(*curve[:2], np.asarray(rates), strict=True):
                 epoch += 1
                 print(f"Iteration {epoch}, loss = {loss:.8f}")
                 if self.early_stopping:
                     print(f"Validation score: {score:f}")
-                value = -score if self.early_stopping else loss
-                stale = 0 if value <= best - tolerance else stale + 1
-                best = value if value < best else best
-                if schedule.rule == "adaptive" and stale >= patience and rate > SMALLEST:
-                    rate, stale = rate / FACTOR, 0
+                if new != kind(rate):
+                    rate = new
                     print(f"{self._no_progress()} Setting learning rate to {rate:f}")
 
         return report

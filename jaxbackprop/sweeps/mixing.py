@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
@@ -14,7 +13,7 @@ from jaxbackprop._checks import check_integer
 from jaxbackprop.activations import Activation, OneOrEach, get_activation
 from jaxbackprop.inference import FUNCTIONS, OUTPUTS, logits
 from jaxbackprop.losses import OBJECTIVES, Objective
-from jaxbackprop.network import Params
+from jaxbackprop.network import Layer, Params
 from jaxbackprop.sweeps.calibration import calibrated, fit_temperature
 from jaxbackprop.sweeps.greedy import BAGS, LIBRARY, ROUNDS, greedy_weights
 from jaxbackprop.sweeps.grid import Trial
@@ -61,7 +60,12 @@ def _choose(held_out: HeldOut, candidates: Sequence[int], **options: int) -> Cho
     shares = counts / counts.sum()
     # Only what enters a mean is kept: of a classifier the probability of the truth, one number a sample.
     kept = np.stack([_contribution(predict(c), y, targets) for c in candidates])
-    weights = greedy_weights(kept, lambda means: _losses(means, y, shares, targets), **options)
+    weights = greedy_weights(
+        kept,
+        lambda means: _losses(means, y, shares, targets),
+        lambda means: _slopes(means, y, shares, targets),
+        **options,
+    )
     order = np.argsort(-weights, kind="stable")[: np.count_nonzero(weights)]
     members, weights = np.asarray(candidates)[order], weights[order]
     curve: dict[str, list] = {"members": [], "loss": [], "score": []}
@@ -81,19 +85,32 @@ def _choose(held_out: HeldOut, candidates: Sequence[int], **options: int) -> Cho
 
 def _contribution(p: Predictions, y: Predictions, targets: str) -> Any:
     if targets == "softmax":
-        return (p * y).sum(axis=1)
+        return np.einsum("ij,ij->i", p, y)
     return np.where(y > 0.5, p, 1 - p) if targets == "sigmoid" else p
 
 
 def _losses(means: Any, y: Predictions, shares: Any, targets: str) -> Float[np.ndarray, " models"]:
     """Log loss, mean squared error, or half the Poisson deviance without the terms of y alone."""
+    tiny = np.finfo(means.dtype).tiny  # added, so that the loss is convex down to a mean of 0
     if targets in ("softmax", "sigmoid"):
-        each = -np.log(np.maximum(means, np.finfo(means.dtype).tiny))
+        each = -np.log(means + tiny)
     elif targets == "squared":
         each = (means - y) ** 2
     else:
-        each = means - y * np.log(np.maximum(means, np.finfo(means.dtype).tiny))
-    return (each if each.ndim == 2 else each.sum(axis=-1)) @ shares
+        each = means - y * np.log(means + tiny)
+    return each.reshape(len(each), -1) @ np.repeat(shares, each[0].size // len(shares))
+
+
+def _slopes(means: Any, y: Predictions, shares: Any, targets: str) -> Float[np.ndarray, "models samples *outputs"]:
+    """The derivative of `_losses`."""
+    tiny = np.finfo(means.dtype).tiny
+    if targets in ("softmax", "sigmoid"):
+        each = -1 / (means + tiny)
+    elif targets == "squared":
+        each = 2 * (means - y)
+    else:
+        each = 1 - y / (means + tiny)
+    return each * shares.reshape(-1, *[1] * (means.ndim - 2))
 
 
 def judge(
@@ -143,27 +160,28 @@ def mix(trials: Sequence[Trial], book: Book, splits: Splits, objective: str | Ob
     if not any(len(index) for _, index in parts):
         raise ValueError("an ensemble is chosen on samples held out, and this sweep held out none: give folds")
     x, y = np.asarray(splits.data.x), np.asarray(splits.data.y)
-    times = np.bincount(np.concatenate([index for _, index in parts]), minlength=x.shape[1])
-    seen = np.flatnonzero(times)
+    held_out = np.concatenate([index for _, index in parts])
+    order = np.argsort(held_out, kind="stable")
+    seen, firsts, times = np.unique(held_out[order], return_index=True, return_counts=True)
     weights = np.ones(x.shape[1]) if splits.data.weights is None else np.asarray(splits.data.weights, float)
     samples_first = np.ascontiguousarray(x.T)
+    inputs = [samples_first[index] for _, index in parts]
 
     def predict(trial: int) -> Predictions:
-        total = np.zeros(y.T.shape, x.dtype)
-        for split, index in parts:
-            params = _network(book, trial * book.splits + split)
-            with np.errstate(all="ignore"):  # diverged networks are among them
-                total[index] += predict_plainly(
-                    samples_first[index], params, trials[trial].activation, splits.objective
-                )
-        return total[seen] / times[seen, None].astype(x.dtype)
+        networks = [_network(book, trial * book.splits + split) for split, _ in parts]
+        with np.errstate(all="ignore"):  # diverged networks are among them
+            own = [
+                predict_plainly(of_split, params, trials[trial].activation, splits.objective)
+                for of_split, params in zip(inputs, networks, strict=True)
+            ]
+            found = np.concatenate(own).take(order, axis=0)
+            return found if len(found) == len(seen) else np.add.reduceat(found, firsts) / times[:, None].astype(x.dtype)
 
     status = book.status.reshape(len(trials), book.splits)
     ended = np.flatnonzero(np.isin(status, (STOPPED, COMPLETED)).all(axis=1))
     if len(ended) == 0:
         raise ValueError(f"none of {len(trials)} trials was trained to the end; train on before an ensemble is chosen")
-    held_out = HeldOut(y.T[seen], weights[seen], splits.targets, predict)
-    choice = choose_members(held_out, ended.tolist(), **options)
+    choice = choose_members(HeldOut(y.T[seen], weights[seen], splits.targets, predict), ended.tolist(), **options)
     networks = (
         (trials[member].activation, _network(book, int(member) * book.splits + split), float(weight) / len(parts))
         for member, weight in zip(choice.members, choice.weights, strict=True)
@@ -175,4 +193,4 @@ def mix(trials: Sequence[Trial], book: Book, splits: Splits, objective: str | Ob
 def _network(book: Book, number: int) -> Params:
     """Views of one network's parameters."""
     kind, position = book.place[number]
-    return jax.tree.map(lambda a: a[position], book.kinds[kind].kept)
+    return tuple(Layer(weight[position], bias[position]) for weight, bias in book.kinds[kind].kept)

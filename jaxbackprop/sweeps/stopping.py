@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxbackprop.network import Params
@@ -102,3 +103,26 @@ def lower_rates(before: Kept, after: Kept, rate: Float[Array, "*networks"]) -> t
     lowered = before.active & ~after.active & (rate > SMALLEST)
     stale, active = jnp.where(lowered, 0, after.stale), after.active | lowered
     return after._replace(stale=stale, active=active), jnp.where(lowered, rate / FACTOR, rate)
+
+
+@jax.jit
+def adaptive_rates(
+    values: Float[Array, " records"],
+    best: Float[Array, ""],
+    stale: Int[Array, ""],
+    rate: Float[Array, ""],
+    stopping: Stopping,
+) -> tuple[Float[Array, ""], Int[Array, ""], Float[Array, " records"]]:
+    """By the rules above, from the monitored values of one network alone: `best`, `stale` as they are after the last
+    record, and the learning rate after each, for those who tell of a training what the program has done."""
+    zero, start = jnp.zeros((), jnp.int32), jnp.ones((), bool)
+    metrics = Metrics(best, best, best, best)  # and no parameters: nothing is kept of them
+
+    def record(carry: tuple[Kept, Array], value: Array) -> tuple[tuple[Kept, Array], Array]:
+        kept, rate = carry
+        after = stop_early(kept, (), metrics, zero, (value, jnp.ones_like(value)), stopping, "train")
+        after, rate = lower_rates(kept, after, rate)
+        return (after, rate), rate
+
+    (kept, _), rates = lax.scan(record, (Kept((), metrics, zero, best, stale, start), rate), values)
+    return kept.best, kept.stale, rates
