@@ -16,7 +16,8 @@ from jaxbackprop.network import SCHEMES
 from jaxbackprop.sweeps.frame import plan_in_frame
 from jaxbackprop.sweeps.grid import Trial, expand
 from jaxbackprop.sweeps.halving import schedule, worst
-from jaxbackprop.sweeps.host import Job, agree, interruptible, new_book, train
+from jaxbackprop.sweeps.host import Job, new_book, train
+from jaxbackprop.sweeps.interruption import agree, interruptible
 from jaxbackprop.sweeps.planner import CACHE, Plan, Workload, plan_trials
 from jaxbackprop.sweeps.pruning import Prune, check_pruning, pruned
 from jaxbackprop.sweeps.result import SweepResult, make_result
@@ -168,6 +169,7 @@ def _run(job: Job, book: Book, keeper: Any, progress: bool) -> None:
                     bar.refresh()
                 if keeper is not None:
                     keeper.save_if_due(call.settle)
+                del call  # which holds what is on the devices, beside what comes there next
                 if agree(interrupted(), job.mesh):
                     break
         if keeper is not None:
