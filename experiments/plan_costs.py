@@ -5,6 +5,9 @@ A step of a chunk of networks is taken to cost so much for each layer, for each 
 products, for each activation of a unit on a sample, and for each number that the optimizer updates; a program, so much
 to compile, and so much more for each hidden layer and each further activation. The constants are fitted to relative
 errors, none of them below zero.
+
+And what do records cost? A sweep by mini-batches with a record every epoch, and with patience, which needs them, beside
+one that records at its beginning and its end.
 """
 
 import time
@@ -16,6 +19,7 @@ import numpy as np
 import pandas as pd
 import tyro
 from scipy.optimize import nnls
+from throughput import save_json
 
 from jaxbackprop import plan, sweep, use_all_cores
 from jaxbackprop.sweeps import planner
@@ -61,7 +65,9 @@ CASES = (
     Case(64, (40, 40), 10, 1400, 128, "adamw", ("relu",), 2, 3000),
     Case(64, (40, 40, 40), 10, 1400, 128, "adamw", ("relu", "tanh"), 4, 1000),
 )
+RECORDED = Case(26, (64, 64), 2, 43_000, 256, "adamw", ("tanh",), 64, 16)
 STEP = ("LAUNCH", "FLOP", "ELEMENT", "UPDATE")
+
 COMPILING = ("COMPILE", "COMPILE_LAYER", "COMPILE_ACTIVATION")
 
 
@@ -86,6 +92,10 @@ def main(out: Path = Path("results"), rounds: int = 3, cases: int | None = None,
         for name, value in zip(names, fitted, strict=True):
             print(f"    {name:>20} {value:.3g}, the planner's is {getattr(planner, name):.3g}")
     print("saved", save_table(table, out / "plan_costs.csv"))
+    case = RECORDED._replace(samples=round(RECORDED.samples * scale), networks=max(2, round(RECORDED.networks * scale)))
+    records = measured_records(case, rounds)
+    print(pd.DataFrame(records).to_string(float_format="{:.2f}".format))
+    print("saved", save_json(records, out / "records.json"))
     return table
 
 
@@ -134,6 +144,29 @@ def products(case: Case) -> float:
     """Floating-point operations of a step's matrix products, for each sample; the mean over the networks."""
     each = [6 * sum(a * b for a, b in pairwise(layers)) - 2 * layers[0] * layers[1] for layers in shapes_of(case)]
     return float(np.mean(each))
+
+
+def measured_records(case: Case, rounds: int) -> dict[str, Any]:
+    """Seconds of a sweep that records twice, of one that records every epoch and of one with patience, in turn, the
+    best of the rounds; and what the others take, relative to the first. A fifth of the samples is held out."""
+    generator = np.random.default_rng(0)
+    X = generator.normal(size=(case.samples, case.features)).astype(np.float32)
+    y = (X[:, 0] * X[:, 1] > 0).astype(int)
+    grid: dict[str, list[Any]] = {"hidden": [case.hidden], "activation": list(case.activations)}
+    grid |= {"seed": list(range(case.networks)), "optimizer": [case.optimizer], "batch_size": [case.batch_size]}
+    ways: dict[str, dict[str, int]] = {
+        "two records": {"record_every": case.epochs},
+        "a record every epoch": {"record_every": 1},
+        "patience": {"record_every": 1, "patience": case.epochs + 1},  # which never ends a trial: the same work
+    }
+    seconds = dict.fromkeys(ways, np.inf)
+    for number in range(rounds + 1):
+        for name, options in ways.items():
+            start = time.perf_counter()
+            sweep(grid, X, y, epochs=case.epochs, progress=False, **options)
+            if number > 0:  # the first time compiles
+                seconds[name] = min(seconds[name], time.perf_counter() - start)
+    return {"seconds": seconds, "ratios": {name: value / seconds["two records"] for name, value in seconds.items()}}
 
 
 def made_of(case: Case, program: planner.Program, devices: int) -> dict[str, float]:

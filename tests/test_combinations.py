@@ -1,48 +1,28 @@
 """Every feature of a sweep beside every other: drawn combinations against a plain reference.
 
-The reference trains one network after another by autodiff and optax, in a loop of Python, and writes the rules of early
-stopping and successive halving out in NumPy. It shares no line with the engine but the initial parameters and the order
-of the mini-batches.
+The reference, `plain_loops`, shares no line with the engine but the initial parameters and the order of the
+mini-batches.
 """
 
 import functools
 import re
 import shutil
 import tempfile
-from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
-from reference import QUICKLY
+from plain_loops import MOONS, TARGETS, WEIGHTS, folds_of, grid_of, loss_on, parts_of, reference
 
 import jaxbackprop as jb
-from jaxbackprop import data
 from jaxbackprop.oracle import float64
 from jaxbackprop.sweeps import host, planner
-from jaxbackprop.sweeps.grid import expand
-from jaxbackprop.sweeps.host import epoch_order
-from jaxbackprop.thinned import draw_mask
 
-MOONS = data.load("moons", samples=36)
-TARGETS = {
-    "softmax": MOONS.y,
-    "sigmoid": np.stack([MOONS.y, MOONS.X[:, 0] > 0.5], axis=1).astype(int),
-    "squared": np.stack([MOONS.X[:, 0] * MOONS.X[:, 1], np.sin(MOONS.X[:, 0])], axis=1),
-}
-WEIGHTS = np.random.default_rng(0).uniform(0.5, 2, 36)
 HIDDEN = [(2,), (3,), (5,), (3, 2), (2, 4, 3), ()]
-OPTIMIZERS = {
-    "sgd": optax.sgd,
-    "momentum": lambda rate: optax.sgd(rate, momentum=0.9),
-    "adam": optax.adam,
-}
 
 
 class Case(NamedTuple):
@@ -168,7 +148,7 @@ def run(case: Case):
             try:
                 first = once(case.devices, case.chunk, case.programs)
                 assert len(calls) < case.moment or case.ending == "Ctrl-C"
-                check_interrupted(first)
+                check_interrupted(first, case)
             except Killed:
                 pass
         return once(case.other_devices, 10**6, 40)
@@ -176,161 +156,18 @@ def run(case: Case):
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def check_interrupted(result):
-    """What Ctrl-C hands back is what was recorded so far, and says so."""
+def check_interrupted(result, case):
+    """What Ctrl-C hands back is what was recorded so far, and says so; the table measures its parameters."""
+    dtype, tolerance = (np.float64, 1e-9) if case.double else (np.float32, 1e-4)
+    for t, trial in enumerate(result.trials):
+        loss, parts = result.table["train_loss"][t], parts_of(case)
+        if trial.batch_size is not None and not np.isnan(loss):
+            each = [loss_on(case, trial, result.params(t, s), part, dtype) for s, (part, _) in enumerate(parts)]
+            np.testing.assert_allclose(loss, np.mean(each), rtol=tolerance, atol=tolerance)
     for trial, epochs in enumerate(result.table["epochs"]):
         recorded = ~np.isnan(result.train_loss[trial]).all(axis=0)
         assert (result.epochs[recorded] <= epochs).all()
     assert (result.table["epochs"][result.finished] > 0).all()
-
-
-def grid_of(case):
-    return {
-        "hidden": list(case.hidden),
-        "activation": list(case.activation),
-        "learning_rate": list(case.rates),
-        "optimizer": list(case.optimizer),
-        "batch_size": list(case.batch_size),
-        "dropout": list(case.dropout),
-        "l2": [0.01],
-    }
-
-
-def folds_of(case):
-    """Folds of unequal size."""
-    labels = np.arange(36) % (case.splits + 1)
-    return [(np.flatnonzero(labels != k), np.flatnonzero(labels == k)) for k in range(case.splits)]
-
-
-@functools.cache
-def step_of(objective, activation, optimizer):
-    """One step of one network, samples first, by autodiff and optax."""
-    f = {"tanh": jnp.tanh, "relu": jax.nn.relu}[activation]
-
-    def outputs(params, X, masks):
-        a = X
-        for (weight, bias), mask in zip(params[:-1], masks or [1] * len(params), strict=False):
-            a = mask * f(a @ weight.T + bias)
-        return a @ params[-1].weight.T + params[-1].bias
-
-    def mean_loss(params, X, y, w, masks=None):
-        z = outputs(params, X, masks)
-        each = {
-            "softmax": lambda: -(jax.nn.log_softmax(z) * y).sum(axis=1),
-            "sigmoid": lambda: optax.sigmoid_binary_cross_entropy(z, y).sum(axis=1),
-            "squared": lambda: ((z - y) ** 2).sum(axis=1) / 2,
-        }[objective]()
-        return (each * w).sum() / w.sum() + 0.01 / 2 * sum((weight**2).sum() for weight, _ in params)
-
-    @functools.partial(jax.jit, compiler_options=QUICKLY)
-    def step(params, state, rate, X, y, w, masks):
-        gradient = jax.grad(mean_loss)(params, X, y, w, masks)
-        update, state = OPTIMIZERS[optimizer](rate).update(gradient, state, params)
-        return optax.apply_updates(params, update), state
-
-    return step, jax.jit(mean_loss, compiler_options=QUICKLY)
-
-
-def train_alone(case, trial, train, held_out, marks, dtype):
-    """Parameters, training and validation loss of one network at each mark, without any stopping."""
-    y = TARGETS[case.objective]
-    targets = np.eye(2)[y] if case.objective == "softmax" else y
-    w = WEIGHTS if case.weights else np.ones(36)
-    X, y, w = (jnp.asarray(a, dtype) for a in (MOONS.X, targets, w))
-    sizes = (2, *trial.hidden, y.shape[1])
-    params = jb.init_params(jax.random.key(trial.seed), sizes, dtype=dtype)
-    state = OPTIMIZERS[trial.optimizer](trial.learning_rate).init(params)
-    step, loss = step_of(case.objective, trial.activation, trial.optimizer)
-    # What is not in a part counts 0 there, as an empty slot of a batch does: two shapes serve all parts and batches.
-    counted = [w * jnp.asarray(np.isin(np.arange(36), part), dtype) for part in (train, held_out)]
-    history = {}
-    for epoch in range(marks[-1] + 1):
-        if epoch in marks:
-            history[epoch] = (params, *(float(loss(params, X, y, part)) for part in counted))
-        order = epoch_order(4 if trial.batch_size else None, epoch, train, trial.batch_size or 36)
-        for number, batch in enumerate(order, start=epoch * len(order)):
-            masks = None
-            if trial.dropout:
-                drawn = [
-                    draw_mask(trial.seed, number, l, trial.dropout, n, len(batch), np.dtype(dtype))
-                    for l, n in enumerate(trial.hidden)
-                ]
-                masks = [jnp.asarray(mask.T, dtype) for mask in drawn]
-            present = jnp.asarray(batch >= 0, dtype)
-            i = np.maximum(batch, 0)
-            rate, counts = jnp.asarray(trial.learning_rate, dtype), w[i] * present
-            params, state = step(params, state, rate, X[i], y[i], counts, masks)
-    return history
-
-
-def reference(case):
-    """What must come out: status, epochs and losses of each trial, and parameters of each network."""
-    trials = expand(grid_of(case))
-    dtype = np.float64 if case.double else np.float32
-    if case.splits > 1:
-        parts = folds_of(case)
-    else:
-        labels = TARGETS[case.objective]
-        labels = labels.astype(float) if case.objective == "squared" else labels
-        every = data.split(np.arange(36.0)[:, None], labels, validation=0.25, test=0.0, seed=4)
-        parts = [(every.train.X[:, 0].astype(int), every.validation.X[:, 0].astype(int))]
-    rungs = [(case.epochs, 0)]
-    if case.halving is not None:
-        for k in (1, 2):
-            if case.epochs // case.halving**k < 1 or len(trials) // case.halving ** (3 - k) < 1:
-                break
-            rungs.insert(0, (case.epochs // case.halving**k, None))
-        rungs = [
-            (epoch, max(1, len(trials) // case.halving ** (i + 1)) if i < len(rungs) - 1 else 0)
-            for i, (epoch, _) in enumerate(rungs)
-        ]
-    marks = sorted({*range(0, case.epochs, case.record_every), *(epoch for epoch, _ in rungs)})
-    networks = list(product(range(len(trials)), range(len(parts))))
-    curve = {(t, s): train_alone(case, trials[t], *map(np.asarray, parts[s]), marks, dtype) for t, s in networks}
-
-    def stop(network, until):
-        """(epoch of its end or None, epoch of the best record so far)."""
-        best, since = None, 0
-        for mark in [m for m in marks if m <= until]:
-            value = curve[network][mark][2]
-            if best is None or value < curve[network][best][2]:
-                best, since = mark, 0
-            else:
-                since += mark > 0
-            if case.patience is not None and since >= case.patience:
-                return mark, best
-        return None, best
-
-    def outcome(network, until):
-        ended, best = stop(network, until)
-        return best if case.patience is not None else (until if ended is None else ended)
-
-    dropped, survived = {}, set(range(len(trials)))
-    for epoch, keep in rungs[:-1]:
-        mean = {t: np.mean([curve[t, s][outcome((t, s), epoch)][2] for s in range(len(parts))]) for t in survived}
-        order = sorted(survived, key=lambda t: (np.nan_to_num(mean[t], nan=np.inf), t))
-        for t in order[keep:]:
-            running = [s for s in range(len(parts)) if stop((t, s), epoch)[0] is None]
-            if running:
-                dropped[t] = (epoch, running)
-                survived.discard(t)
-        # How close the decision was: rounding may turn a tie.
-        if keep < len(order) and abs(mean[order[keep - 1]] - mean[order[keep]]) < 1e-4:
-            return None
-    ends = {}
-    for t, s in networks:
-        ended, _ = stop((t, s), case.epochs)
-        end = case.epochs if ended is None else ended
-        if t in dropped and (ended is None or ended > dropped[t][0]):
-            end = dropped[t][0]
-        ends[t, s] = end
-    if case.patience is not None and any(
-        abs(a - b) < 1e-6 * max(1, abs(a)) and a != b
-        for network in networks
-        for a, b in product([curve[network][m][2] for m in marks], repeat=2)
-    ):
-        return None  # two losses that rounding may put into another order
-    return trials, curve, ends, dropped, outcome, marks
 
 
 def check(case):
@@ -354,17 +191,21 @@ def check(case):
         for s in range(splits):
             right = curve[t, s]
             for k, mark in enumerate(marks):
-                for got, column in ((result.train_loss, 1), (result.validation_loss, 2)):
+                for got, expected in (
+                    (result.train_loss, right[mark].curve),
+                    (result.validation_loss, right[mark].held_out),
+                ):
                     if mark > ends[t, s]:
                         assert np.isnan(got[t, s, k])
                     else:
-                        np.testing.assert_allclose(got[t, s, k], right[mark][column], rtol=tolerance, atol=tolerance)
+                        np.testing.assert_allclose(got[t, s, k], expected, rtol=tolerance, atol=tolerance)
             final = right[outcome((t, s), ends[t, s])]
-            for (weight, bias), (w, b) in zip(result.params(t, s), final[0], strict=True):
+            for (weight, bias), (w, b) in zip(result.params(t, s), final.params, strict=True):
                 np.testing.assert_allclose(weight, w, rtol=10 * tolerance, atol=10 * tolerance)
                 np.testing.assert_allclose(bias, b, rtol=10 * tolerance, atol=10 * tolerance)
-        mean = np.mean([curve[t, s][outcome((t, s), ends[t, s])][2] for s in range(splits)])
-        np.testing.assert_allclose(result.table["validation_loss"][t], mean, rtol=tolerance, atol=tolerance)
+        finals = [curve[t, s][outcome((t, s), ends[t, s])] for s in range(splits)]
+        for got, each in (("train_loss", [f.train for f in finals]), ("validation_loss", [f.held_out for f in finals])):
+            np.testing.assert_allclose(result.table[got][t], np.mean(each), rtol=tolerance, atol=tolerance)
 
 
 @example(Case(patience=1, halving=2, splits=2, ending="kill", moment=4, devices=8, other_devices=2))

@@ -84,7 +84,7 @@ SMALL_ON_ALL_CORES = [
         ["ensemble_speed.json"],
         "search alone",
     ),
-    ("plan_costs", "--cases 4 --rounds 1 --scale 0.01", ["plan_costs.csv"], "the planner's is"),
+    ("plan_costs", "--cases 4 --rounds 1 --scale 0.01", ["plan_costs.csv", "records.json"], "the planner's is"),
     (
         "versus_sklearn",
         "--datasets iris --epochs 2 --tenfold --sample 2 --moons-epochs 0 --seeds 2 --no-fresh-process",

@@ -19,8 +19,9 @@ from jaxbackprop.estimators.reuse import Reusable, reusable, reuse, widened
 from jaxbackprop.network import Params
 from jaxbackprop.optimizers import Moments
 from jaxbackprop.sweeps.grid import Trial
-from jaxbackprop.sweeps.host import Job, interruptible, new_book, train
+from jaxbackprop.sweeps.host import Job, new_book, train
 from jaxbackprop.sweeps.interface import workload
+from jaxbackprop.sweeps.interruption import interruptible
 from jaxbackprop.sweeps.planner import plan_trials
 from jaxbackprop.sweeps.splits import Splits
 from jaxbackprop.sweeps.state import TRAINING, Book

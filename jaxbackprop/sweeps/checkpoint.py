@@ -30,11 +30,12 @@ from jaxbackprop.files import whole_file
 from jaxbackprop.losses import Objective
 from jaxbackprop.network import Layer, Params
 from jaxbackprop.optimizers import Hyperparameters, Optimizer
-from jaxbackprop.sweeps.host import Job, agree
+from jaxbackprop.sweeps.host import Job
+from jaxbackprop.sweeps.interruption import agree
 from jaxbackprop.sweeps.state import Book
 from jaxbackprop.sweeps.transfer import spans_processes
 
-FORMAT = 4
+FORMAT = 5
 NAME, LOCK, KEY = "sweep.safetensors", ".lock", "jaxbackprop"
 
 

@@ -4,11 +4,8 @@ Everything that a training has to remember is in its book; what is on the device
 back to it. So halving, early stopping, interruption and checkpoints are nothing but moments at which the book is read.
 """
 
-import contextlib
-import signal
-import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -17,6 +14,7 @@ from jax.sharding import Mesh
 from jaxtyping import Int
 
 from jaxbackprop.network import Params
+from jaxbackprop.sweeps.assessment import Metrics
 from jaxbackprop.sweeps.grid import Trial
 from jaxbackprop.sweeps.halving import worst
 from jaxbackprop.sweeps.planner import ORDER_ENTRIES, Plan, Program
@@ -31,7 +29,6 @@ from jaxbackprop.sweeps.transfer import (
     fetch,
     leave_seats,
     put,
-    spans_processes,
     take_seats,
     waiting,
 )
@@ -125,15 +122,22 @@ def train(job: Job, book: Book) -> Generator[Progress, None, None]:
     """Train everything that is left to do by the book, yielding after each call of a program. Closing the iterator ends
     the training there; the book then holds all that has come of each network."""
     data = put(job.splits.data, job.mesh, spread=False)
-    for rung in range(int(book.rung[0]), len(job.rungs)):
-        epoch, keep = job.rungs[rung]
-        for program in job.plan.programs:
-            for networks in _cohorts(book, program, epoch):
-                yield from _train_program(job, book, data, program, networks, epoch)
-        dropped = drop_trials(book, job.choose(book, epoch, keep))
-        book.seated[dropped] = False
-        book.rung[0] = rung + 1
-        yield Progress(0, _steps_left(job, book, dropped), lambda: None)
+    try:
+        for rung in range(int(book.rung[0]), len(job.rungs)):
+            epoch, keep = job.rungs[rung]
+            for program in job.plan.programs:
+                for networks in _cohorts(book, program, epoch):
+                    yield from _train_program(job, book, data, program, networks, epoch)
+            # Where nothing was held out, trials are judged by what they make of the training samples.
+            if rung + 1 == len(job.rungs) or max(job.splits.validation_sizes) == 0:
+                _measure(job, book, data, between=False)
+            dropped = drop_trials(book, job.choose(book, epoch, keep))
+            book.seated[dropped] = False
+            book.rung[0] = rung + 1
+            yield Progress(0, _steps_left(job, book, dropped), lambda: None)
+    except GeneratorExit:
+        _measure(job, book, data, between=True)
+        raise
 
 
 def _cohorts(book: Book, program: Program, stop: int) -> list[Int[np.ndarray, " some"]]:
@@ -190,8 +194,6 @@ def _train_program(
             skipped = 0
         except GeneratorExit:
             note()
-            if job.assess and job.monitor is None:
-                _measure(job, book, data, recipe, run, at_once)
             raise
     note()
     if skipped:
@@ -221,6 +223,7 @@ def make_recipe(job: Job, program: Program) -> Recipe:
         records,
         program.quick,
         job.rule,
+        program.batch_size is not None,
     )
 
 
@@ -306,14 +309,35 @@ def _call(
     return run._replace(carry=jax.block_until_ready(carry), epoch=run.epoch + epochs * times), curves
 
 
-def _measure(job: Job, book: Book, data: Data, recipe: Recipe, run: Run, at_once: int) -> None:
-    """Note the metrics of the parameters as they are now, which may lie between two records."""
-    carry = fetch(_call(job, data, recipe, run, 0, 1, True, at_once)[0].carry)
-    seated = run.seats.networks >= 0
-    numbers = run.seats.networks[seated]
-    living = book.status[numbers] == TRAINING
-    for own, values in zip(book.metrics, carry.metrics, strict=True):
-        own[numbers[living]] = values[seated][living]
+def _measure(job: Job, book: Book, data: Data, *, between: bool) -> None:
+    """Note the metrics of the parameters to hand back, where no record has measured them: on the training samples, if
+    they were trained on mini-batches; on all, if they were left `between` two records, which early stopping, that hands
+    back those of a record, never does.
+
+    A record before which there are no batches measures them, so that no program is compiled for it.
+    """
+    if not job.assess:
+        return
+    left = (book.status == TRAINING) & (between and book.monitored is None)
+    handed_back = replace(
+        book,
+        status=np.full_like(book.status, TRAINING),
+        running=np.zeros_like(book.running),
+        kinds=[kind._replace(params=kind.kept) for kind in book.kinds],
+    )
+    for program in job.plan.programs:
+        begun = left if program.batch_size is None else book.status != WAITING
+        networks = program.networks[begun[program.networks]]
+        if len(networks) == 0:
+            continue
+        recipe = make_recipe(job, program)
+        run = take_seats(handed_back, program, networks, job.trials, job.columns, job.mesh, recipe.runs)
+        run, _ = _call(job, data, recipe, run, 0, 1, True, _epochs_at_once(job, program))
+        taken = run.seats.networks >= 0
+        numbers = run.seats.networks[taken]
+        for name, own, values in zip(Metrics._fields, book.outcome(), fetch(run.carry.metrics), strict=True):
+            new = left[numbers] | name.startswith("train")
+            own[numbers[new]] = values[taken][new]
 
 
 def epoch_order(
@@ -345,34 +369,3 @@ def _steps_left(job: Job, book: Book, networks: Int[np.ndarray, " some"]) -> int
         batches = job.plan.workload.batches(batch_size, int(number) % book.splits)
         left += (int(job.marks[-1]) - int(book.epoch[number])) * batches
     return left
-
-
-@contextlib.contextmanager
-def interruptible() -> Iterator[Callable[[], bool]]:
-    """While it lasts, the first Ctrl-C only sets a flag, which the function that it yields reads; the second one
-    interrupts at once. Outside the main thread, where signals cannot be caught, nothing changes."""
-    asked = False
-
-    def ask(signum: int, frame: Any) -> None:
-        nonlocal asked
-        if asked:
-            raise KeyboardInterrupt
-        asked = True
-
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-    before = signal.signal(signal.SIGINT, ask)
-    try:
-        yield lambda: asked
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def agree(flag: bool, mesh: Mesh) -> bool:
-    """Whether it is so in any of the processes that train together: all of them have to take the same way."""
-    if not spans_processes(mesh):
-        return flag
-    from jax.experimental import multihost_utils
-
-    return bool(np.any(multihost_utils.process_allgather(np.bool_(flag))))

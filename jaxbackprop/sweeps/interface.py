@@ -16,7 +16,8 @@ from jaxbackprop.network import SCHEMES
 from jaxbackprop.sweeps.frame import plan_in_frame
 from jaxbackprop.sweeps.grid import Trial, expand
 from jaxbackprop.sweeps.halving import schedule, worst
-from jaxbackprop.sweeps.host import Job, agree, interruptible, new_book, train
+from jaxbackprop.sweeps.host import Job, new_book, train
+from jaxbackprop.sweeps.interruption import agree, interruptible
 from jaxbackprop.sweeps.planner import CACHE, Plan, Workload, plan_trials
 from jaxbackprop.sweeps.pruning import Prune, check_pruning, pruned
 from jaxbackprop.sweeps.result import SweepResult, make_result
@@ -75,7 +76,10 @@ def sweep(
     - `objective`: "softmax", "sigmoid" or "squared", by default what y calls for; "poisson" for counts; or an
       `Objective` of one's own, whose dL/dz is held against autodiff before anything is trained.
     - `scheme`: how initial parameters are drawn, see `init_params`.
-    - `record_every`: epochs from one point of the loss curves to the next; by default a twentieth of them all.
+    - `record_every`: epochs from one point of the loss curves to the next; by default a twentieth of them all. With
+      mini-batches a point of the training curve is the mean loss of the batches since the point before, as they were
+      trained on: each before its step, with its dropout and the penalty of l2. That costs nothing beside training, so
+      that a record every epoch is cheap; the table is measured on all training samples at the end.
     - `shuffle_seed`: of the split and of the order of mini-batches, one order for the whole grid.
     - `patience`: early stopping: a trial ends after so many records without a lower validation loss, and keeps the
       parameters of its best record.
@@ -168,6 +172,7 @@ def _run(job: Job, book: Book, keeper: Any, progress: bool) -> None:
                     bar.refresh()
                 if keeper is not None:
                     keeper.save_if_due(call.settle)
+                del call  # which holds what is on the devices, beside what comes there next
                 if agree(interrupted(), job.mesh):
                     break
         if keeper is not None:

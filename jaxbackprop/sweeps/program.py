@@ -90,9 +90,10 @@ class Recipe(NamedTuple):
     the first `sure`. `targets` says how y is to be read for the score, as the objective of that name reads it.
     `monitor` is what early stopping looks at, lower being better: "train", the mean loss of the batches since the last
     record; "validation", the loss on held-out samples; "score", their negative score; or None. With `shared_l2` l2 is
-    divided by what the samples of a batch count together, which is what scikit-learn's alpha means. Without `assess` a
-    record evaluates held-out samples alone, and those only where they are monitored; the training loss is then the mean
-    loss of the batches since the last record. `records` is how many records of each network a call hands back, at most.
+    divided by what the samples of a batch count together, which is what scikit-learn's alpha means. `batched` says
+    whether there are mini-batches: a record's training loss is then the mean loss of those since the last record, and
+    the training samples are evaluated where there were none. Without `assess` they are never evaluated, and held-out
+    samples only where they are monitored. `records` is how many records of each network a call hands back, at most.
     `quick` is for a training so short that compiling it well would take longer. `rule` says how the learning rate falls
     at each record, of which there is one an epoch: "invscaling", "adaptive", or None for a constant one.
     """
@@ -109,11 +110,12 @@ class Recipe(NamedTuple):
     records: int = 0
     quick: bool = False
     rule: str | None = None
+    batched: bool = False
 
     @property
     def runs(self) -> bool:
         """Whether the batches' losses are summed up."""
-        return self.monitor == "train" or (not self.assess and self.records > 0)
+        return self.monitor == "train" or (self.records > 0 and (self.batched or not self.assess))
 
 
 def take_samples(data: Data, index: Int[Array, " samples"]) -> Batch:
@@ -151,8 +153,7 @@ def train_chunk(
     """Train the networks of one chunk for `length` steps, the first of them number `first` of the training, and, if
     `measure`, evaluate them and decide which to stop.
 
-    `train` are the samples of the chunk's split: the full batch, and what a record evaluates; None where neither is
-    needed.
+    `train` are the samples of the chunk's split, where they are the batch; None for mini-batches.
     """
     hyperparameters, widths, dropout = settings.hyperparameters, settings.widths, settings.dropout
     if carry.rate is not None:
@@ -204,9 +205,20 @@ def train_chunk(
         metrics, each = carry.metrics, jax.vmap(assess, in_axes=(0, 0, None))
         l2 = jnp.asarray(hyperparameters.l2)
         if recipe.assess:
-            assert train is not None
-            own = jnp.asarray(share_l2(hyperparameters, total_weight(train)).l2) if recipe.shared_l2 else l2
-            metrics = Metrics(*each(state, own, train), *each(state, own, validation))
+
+            def whole() -> tuple[Array, Array]:
+                # Taken out here and not before: most records don't need them.
+                samples = take_samples(data, at(data.train, settings.split)) if train is None else train
+                return each(state, l2, samples)
+
+            def of_batches(running: tuple[Array, Array]) -> tuple[Array, Array]:
+                return running_loss(running), jnp.full_like(metrics.train_score, jnp.nan)
+
+            if running is None:
+                loss, score = whole()
+            else:
+                loss, score = lax.cond(jnp.any(running[1] > 0), of_batches, lambda _: whole(), running)
+            metrics = Metrics(loss, score, *each(state, l2, validation))
         else:
             loss = metrics.train_loss if running is None else running_loss(running)
             # What is shared among the samples of a batch is no part of a loss on others.
@@ -273,8 +285,7 @@ def make_program(mesh: Mesh, recipe: Recipe, shapes: tuple[Any, ...]) -> Any:
             activation = tuple(
                 choose_activation(layer, own.activation) for layer in zip(*recipe.activations, strict=True)
             )
-            whole = batches is None or recipe.assess
-            train = take_samples(data, at(data.train, split)) if whole else None
+            train = take_samples(data, at(data.train, split)) if batches is None else None
             order = None if batches is None else at(batches, split)
             validation = take_samples(data, at(data.validation, split))
 

@@ -35,9 +35,13 @@ class SweepResult:
     """The outcome of `sweep`.
 
     - `table`: one row a trial: its settings, train and validation loss and score (accuracy, or r2 for numbers; means
-      over the folds, where there are any), the epochs it was trained for, and whether it diverged.
+      over the folds, where there are any) of the parameters handed back, on all samples and without dropout, the epochs
+      it was trained for, and whether it diverged.
     - `epochs`: when the curves were recorded.
-    - `train_loss`, `validation_loss`: the curves, [trials, splits, records]; NaN where a trial was not trained.
+    - `train_loss`, `validation_loss`: the curves, [trials, splits, records]; NaN where a trial was not trained. With
+      mini-batches `train_loss` is the running loss, as scikit-learn's `loss_curve_` is: the mean loss of the batches
+      since the record before, each before its step and with its dropout; the first point, before any training, is the
+      loss of all training samples. So its last point is not the `train_loss` of the table.
     - `finished`: which trials were trained to the end, by their epochs or by early stopping; not those that halving
       or pruning dropped or an interruption cut short.
     - `plan`: the programs that trained the trials.

@@ -160,6 +160,12 @@ def predictions(table: pd.DataFrame) -> str:
     return markdown(head, rows)
 
 
+def records(numbers: Mapping[str, Any]) -> str:
+    """Seconds of sweeps that record seldom and often."""
+    rows = [(name, f"{value:.3g}", f"{numbers['ratios'][name]:.2f}") for name, value in numbers["seconds"].items()]
+    return markdown(("43,000 x 26, layers 64 and 64, batches of 256, adamw, 64 networks", "seconds", "ratio"), rows)
+
+
 def refresh(results: Path | None = None) -> None:
     """Write what is known into its places."""
     replace(HERE / "derivation.md", "errata", errata())
@@ -179,6 +185,8 @@ def refresh(results: Path | None = None) -> None:
             replace(SPEED, "pack", pack(programs))
     if (results / "plan_costs.csv").exists():
         replace(SPEED, "predictions", predictions(pd.read_csv(results / "plan_costs.csv")))
+    if (results / "records.json").exists():
+        replace(SPEED, "records", records(json.loads((results / "records.json").read_text(encoding="utf-8"))))
     if (results / "ensemble_speed.json").exists():
         numbers = json.loads((results / "ensemble_speed.json").read_text(encoding="utf-8"))
         replace(HERE / "ensembles.md", "time", ensemble_time(numbers))
