@@ -42,8 +42,9 @@ class Size(NamedTuple):
 
     rounds: int = 5
     networks: int = 512
-    steps: Mapping[int, int] = {3: 2000, 32: 300}  # of each hidden width
-    digits: int = 200
+    # Of each hidden width; sweeps take four times as many, so that it pays to compile their programs well.
+    steps: Mapping[int, int] = {3: 4000, 32: 600}
+    digits: int = 1000
     widths: int = 100
     epochs: int = 20
     counts: Sequence[int] = (1, 10, 100, 1_000, 10_000, 100_000)
@@ -97,8 +98,8 @@ def measure_peers(hidden: int, size: Size, c: Peer | None) -> tuple[pd.DataFrame
         NUMPY: (peers.numpy_loop, few, steps),
         GRAD: (peers.vmapped_grad, task, fewer),
         FIT: (vmapped_fit, task, steps),
-        SWEEP: (swept, task, 2 * steps),
-        "sweep, adam": (partial(swept, optimizer="adam"), task, 2 * steps),
+        SWEEP: (swept, task, 4 * steps),
+        "sweep, adam": (partial(swept, optimizer="adam"), task, 4 * steps),
     }
     if peers.torch_is_there():
         entries[TORCH] = (peers.vmapped_torch, task, max(1, fewer // 2))

@@ -297,12 +297,10 @@ def make_program(mesh: Mesh, recipe: Recipe, shapes: tuple[Any, ...]) -> Any:
                 k, carry, curves = now
 
                 def batch(i: Array) -> Batch | None:
+                    if order is None:
+                        return train
                     # Taken out of the data where it is used: that is faster than beforehand, for all chunks together.
-                    return (
-                        train
-                        if order is None
-                        else Batch(*take_batch(data.x, data.y, data.weights, at(order, k * length + i)))
-                    )
+                    return Batch(*take_batch(data.x, data.y, data.weights, at(order, k * length + i)))
 
                 new = train_chunk(
                     carry, own, activation, data, train, validation, batch, first + k * length, length, measure,
