@@ -58,15 +58,18 @@ def errata() -> str:
     return markdown(("where", "written", "right", "how it fails"), rows)
 
 
+def rate(each_second: float) -> str:
+    """To three digits: a run differs from the next in the second or third."""
+    return f"{float(f'{each_second:.3g}'):,.0f}"
+
+
 def peers(numbers: Mapping[str, Any], hidden: str) -> str:
     """Network-steps a second of every program, and what each makes of the C program."""
     rows = []
     for key, row in numbers["peers"][hidden].items():
         if key in NAMES:
             share = row["of_c"]
-            rows.append(
-                (NAMES[key], f"{row['network_steps_per_second']:,.0f}", "-" if share is None else f"{share:.2g}")
-            )
+            rows.append((NAMES[key], rate(row["network_steps_per_second"]), "-" if share is None else f"{share:.2g}"))
     return markdown(("program", "network-steps a second", "of the C program"), rows)
 
 
@@ -79,7 +82,7 @@ def pack(programs: Mapping[str, Any]) -> str:
     rows = []
     for key, row in programs.items():
         name, _, where = key.partition(", ")
-        numbers = f"{row['network_steps_per_second']:,.0f}", f"{row['sweep_over_it']:.2g}"
+        numbers = rate(row["network_steps_per_second"]), f"{row['sweep_over_it']:.2g}"
         rows.append((names[name], where or "all", *numbers, f"{row['of_matrix_product']:.2g}"))
     head = ("program", "cores", "network-steps a second", "`sweep` on as many / it", "of the fastest matrix product")
     return markdown(head, rows)
@@ -99,7 +102,7 @@ def measured(numbers: Mapping[str, Any]) -> str:
         ),
         (
             "1 to 100 units x ten activations, 1,000 samples, batches of 32: network-steps a second",
-            f"{ten['network_steps_per_second']:,.0f}",
+            rate(ten["network_steps_per_second"]),
         ),
         (
             "the same grid: programs, padding waste, first call with compiling",
