@@ -11,7 +11,6 @@ one that records at its beginning and its end.
 """
 
 import time
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +18,7 @@ import numpy as np
 import pandas as pd
 import tyro
 from scipy.optimize import nnls
-from throughput import save_json
+from throughput import save_json, training_flops
 
 from jaxbackprop import plan, sweep, use_all_cores
 from jaxbackprop.sweeps import planner
@@ -101,13 +100,7 @@ def main(out: Path = Path("results"), rounds: int = 3, cases: int | None = None,
 
 def measured(case: Case, rounds: int) -> dict[str, Any]:
     """Seconds of a sweep, of its first call more than of another, the planner's guess, and what these are made of."""
-    generator = np.random.default_rng(0)
-    X = generator.normal(size=(case.samples, case.features)).astype(np.float32)
-    y = np.arange(case.samples) % case.outputs if case.outputs > 1 else generator.normal(size=case.samples)
-    shapes = [layers[1:-1] for layers in shapes_of(case)]
-    seeds = list(range(case.networks // len(case.activations) // len(shapes)))
-    grid: dict[str, list[Any]] = {"hidden": shapes, "activation": list(case.activations), "seed": seeds}
-    grid |= {"optimizer": [case.optimizer], "batch_size": [case.batch_size], "learning_rate": [1e-3]}
+    X, y, grid = make_problem(case)
     sizes: dict[str, Any] = {"features": case.features, "outputs": case.outputs, "samples": case.samples}
     own = plan(grid, epochs=case.epochs, **sizes)
     held_out = X[: case.outputs + 60], y[: case.outputs + 60]
@@ -135,6 +128,18 @@ def measured(case: Case, rounds: int) -> dict[str, Any]:
     }
 
 
+def make_problem(case: Case) -> tuple[np.ndarray, np.ndarray, dict[str, list[Any]]]:
+    """Samples, which nothing is to be learned from, their targets, and the grid of the networks."""
+    generator = np.random.default_rng(0)
+    X = generator.normal(size=(case.samples, case.features)).astype(np.float32)
+    y = np.arange(case.samples) % case.outputs if case.outputs > 1 else generator.normal(size=case.samples)
+    shapes = [layers[1:-1] for layers in shapes_of(case)]
+    seeds = list(range(case.networks // len(case.activations) // len(shapes)))
+    grid: dict[str, list[Any]] = {"hidden": shapes, "activation": list(case.activations), "seed": seeds}
+    grid |= {"optimizer": [case.optimizer], "batch_size": [case.batch_size], "learning_rate": [1e-3]}
+    return X, y, grid
+
+
 def shapes_of(case: Case) -> list[tuple[int, ...]]:
     """The layer sizes of its networks, once each."""
     return [(case.features, *case.hidden[:depth], case.outputs) for depth in case.depths or (len(case.hidden),)]
@@ -142,18 +147,13 @@ def shapes_of(case: Case) -> list[tuple[int, ...]]:
 
 def products(case: Case) -> float:
     """Floating-point operations of a step's matrix products, for each sample; the mean over the networks."""
-    each = [6 * sum(a * b for a, b in pairwise(layers)) - 2 * layers[0] * layers[1] for layers in shapes_of(case)]
-    return float(np.mean(each))
+    return float(np.mean([training_flops(layers, 1) for layers in shapes_of(case)]))
 
 
 def measured_records(case: Case, rounds: int) -> dict[str, Any]:
     """Seconds of a sweep that records twice, of one that records every epoch and of one with patience, in turn, the
     best of the rounds; and what the others take, relative to the first. A fifth of the samples is held out."""
-    generator = np.random.default_rng(0)
-    X = generator.normal(size=(case.samples, case.features)).astype(np.float32)
-    y = (X[:, 0] * X[:, 1] > 0).astype(int)
-    grid: dict[str, list[Any]] = {"hidden": [case.hidden], "activation": list(case.activations)}
-    grid |= {"seed": list(range(case.networks)), "optimizer": [case.optimizer], "batch_size": [case.batch_size]}
+    X, y, grid = make_problem(case)
     ways: dict[str, dict[str, int]] = {
         "two records": {"record_every": case.epochs},
         "a record every epoch": {"record_every": 1},

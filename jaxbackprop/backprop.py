@@ -65,7 +65,7 @@ def weight_gradient(error: Float[Array, "out samples"], a: Float[Array, "in samp
     """dL/dW^l = dL/dz^l (a^(l-1))^T, with a^0 = x. The product of matrices sums over the samples."""
     if len(error) <= FEW and len(error) < len(a):
         return jnp.stack([a @ row for row in error])  # the same numbers, faster where the outputs are few
-    return jnp.einsum("in,jn->ij", error, a)
+    return jnp.einsum("in,jn->ij", error, a)  # error @ a.T, of which XLA would copy the transpose
 
 
 def bias_gradient(error: Float[Array, "out samples"]) -> Float[Array, " out"]:

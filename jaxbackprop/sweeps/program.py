@@ -153,7 +153,8 @@ def train_chunk(
     """Train the networks of one chunk for `length` steps, the first of them number `first` of the training, and, if
     `measure`, evaluate them and decide which to stop.
 
-    `train` are the samples of the chunk's split, where they are the batch; None for mini-batches.
+    `batch_of` tells the samples of a step, counted from 0 in this call. `train` are those of the chunk's split, where
+    they are the batch; None for mini-batches.
     """
     hyperparameters, widths, dropout = settings.hyperparameters, settings.widths, settings.dropout
     if carry.rate is not None:
