@@ -50,7 +50,7 @@ def test_a_sweep_in_a_frame_ends_with_the_same_numbers_and_only_the_first_compil
     before = compiled()
     other = sweep(TRIALS[1:], frame=FRAME, room=4)
     assert compiled() == before
-    assert sorted(p.hidden for p in framed.plan.programs) == [(4, 5), (6,)]
+    assert [(p.hidden, p.depths) for p in framed.plan.programs] == [((6, 6), (1, 2))]
     for number, (result, own) in enumerate([(framed, 0), (framed, 1), (other, 1), (other, 2), (other, 3)]):
         for split in range(3):
             right, found = free.params(number, split), result.params(own, split)
@@ -60,6 +60,8 @@ def test_a_sweep_in_a_frame_ends_with_the_same_numbers_and_only_the_first_compil
 def test_bad_frames():
     with pytest.raises(ValueError, match=r"trial 0 is not inside the frame: its hidden=\(7,\)"):
         sweep([{"hidden": (7,)}], frame=FRAME, room=4)
+    with pytest.raises(ValueError, match=r"its hidden=\(3, 3, 3\)"):
+        sweep([{"hidden": (3, 3, 3)}], frame=FRAME, room=4)
     with pytest.raises(ValueError, match="activation='elu'"):
         sweep([{"hidden": (3,), "activation": "elu"}], frame=FRAME, room=4)
     with pytest.raises(ValueError, match="grid has 5 trials, but the frame has room for 4"):

@@ -8,22 +8,14 @@ inside: programs are made for the widest and for every activation of it, with ro
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from itertools import cycle, islice, product
 
 import numpy as np
 
-from jaxbackprop.optimizers import get_optimizer, ignores_padding
+from jaxbackprop.optimizers import ignores_padding
 from jaxbackprop.sweeps.grid import Trial, each_activation, name_of
-from jaxbackprop.sweeps.planner import Plan, Program, Workload, cut_into_chunks, fixed_bytes
-
-
-class Family(NamedTuple):
-    """What networks of one program share."""
-
-    depth: int
-    optimizer: str
-    batch_size: int | None
-    batches: int
+from jaxbackprop.sweeps.placement import slot_widths
+from jaxbackprop.sweeps.planner import Family, Plan, Program, Workload, cut_into_chunks, family_of, fixed_bytes
 
 
 def plan_in_frame(trials: Sequence[Trial], frame: Sequence[Trial], count: int, workload: Workload) -> Plan:
@@ -31,8 +23,8 @@ def plan_in_frame(trials: Sequence[Trial], frame: Sequence[Trial], count: int, w
 
     **Arguments:** `count`, how many trials there are at most.
 
-    **Raises:** `ValueError` if there are more, or one of them is not inside the frame: no wider than its widest of that
-    depth, with an activation, optimizer and batch size that occur in it.
+    **Raises:** `ValueError` if there are more, or one of them is not inside the frame: no wider than its widest layers,
+    with a depth, activation, optimizer and batch size that occur in it.
     """
     if len(trials) > count:
         raise ValueError(f"grid has {len(trials)} trials, but the frame has room for {count}")
@@ -41,7 +33,7 @@ def plan_in_frame(trials: Sequence[Trial], frame: Sequence[Trial], count: int, w
     networks: dict[Family, list[int]] = defaultdict(list)
     for number, trial in enumerate(trials):
         for split in range(splits):
-            family = _family(trial, split, workload)
+            family = family_of(trial, split, workload)
             template = templates.get(family)
             if template is None or not _fits(trial, template):
                 raise ValueError(
@@ -68,49 +60,42 @@ def plan_in_frame(trials: Sequence[Trial], frame: Sequence[Trial], count: int, w
     return plan
 
 
-def _family(trial: Trial, split: int, workload: Workload) -> Family:
-    batches = workload.batches(trial.batch_size, split)
-    return Family(len(trial.hidden), name_of(trial.optimizer), trial.batch_size, batches)
-
-
 def _fits(trial: Trial, program: Program) -> bool:
-    narrow = all(own <= most for own, most in zip(trial.hidden, program.hidden, strict=True))
-    known = each_activation(trial) in program.activations
-    return narrow and known and (program.dropout or trial.dropout == 0)
+    slots = len(program.hidden)
+    if len(trial.hidden) not in program.depths or each_activation(trial, slots) not in program.activations:
+        return False
+    narrow = all(own <= most for own, most in zip(slot_widths(trial.hidden, slots), program.hidden, strict=True))
+    return narrow and (program.dropout or trial.dropout == 0)
 
 
 def _templates(frame: Sequence[Trial], count: int, workload: Workload) -> dict[Family, Program]:
-    """For each family of the frame a program with room for `count` trials, whatever their activations are."""
+    """For each family of the frame a program with room for `count` trials, whatever their depths and activations."""
     splits = len(workload.train)
-    members: dict[Family, list[Trial]] = defaultdict(list)
-    split_of: dict[Family, list[int]] = defaultdict(list)
-    for split in range(splits):
-        for family, own in _grouped(frame, split, workload).items():
-            members[family] = own
-            split_of[family].append(split)
+    members: dict[Family, dict[int, list[Trial]]] = defaultdict(lambda: defaultdict(list))
+    for split, trial in product(range(splits), frame):
+        members[family_of(trial, split, workload)][split].append(trial)
     templates = {}
-    for family, own in members.items():
-        if not ignores_padding(get_optimizer(own[0].optimizer)):
-            raise ValueError(f"frame holds the optimizer {family.optimizer!r}, which padding would disturb")
-        hidden = tuple(max(t.hidden[l] for t in own) for l in range(family.depth))
-        options = tuple(dict.fromkeys(each_activation(t) for t in own))
-        names = [next(t.activation for t in own if each_activation(t) == f) for f in options]
+    for family, by_split in members.items():
+        if not ignores_padding(family.optimizer):
+            raise ValueError(f"frame holds the optimizer {family.optimizer.name!r}, which padding would disturb")
+        own = next(iter(by_split.values()))  # the same on each of these splits
+        depths = sorted({len(t.hidden) for t in own})
+        slots = depths[-1]
+        widths = np.array([slot_widths(t.hidden, slots) for t in own], int).reshape(len(own), slots)
+        hidden = tuple(widths.max(axis=0).tolist())
+        kinds = {(len(t.hidden), each_activation(t, slots)): t for t in own}
+        options = tuple(dict.fromkeys(activation for _, activation in kinds))
         rate = max(t.dropout for t in own)
-        whole = [own[0]._replace(hidden=hidden, activation=names[k % len(names)], dropout=rate) for k in range(count)]
-        numbers = np.array([k * splits + split for k in range(count) for split in split_of[family]])
+        whole = [t._replace(dropout=rate) for t in islice(cycle(kinds.values()), count)]
+        numbers = np.array([k * splits + split for k in range(count) for split in by_split])
         steps = workload.epochs * family.batches
         program = cut_into_chunks(whole, numbers, hidden, options, workload, 1.0, steps, workload.memory_budget)
-        # A chunk holds one activation on one split: in the worst case each of them ends with a chunk of its own.
-        groups = len(options) * len(split_of[family])
+        # A chunk holds one depth and activation on one split: in the worst case each of them ends with its own.
+        groups = len(depths) * len(options) * len(by_split)
         chunks = groups + len(numbers) // program.size
         chunks += -chunks % workload.devices
         grown = program.memory * chunks / program.chunks
-        templates[family] = replace(program, activations=options, chunks=chunks, padded=True, memory=int(grown))
+        templates[family] = replace(
+            program, depths=tuple(depths), activations=options, chunks=chunks, padded=True, memory=int(grown)
+        )
     return templates
-
-
-def _grouped(frame: Sequence[Trial], split: int, workload: Workload) -> dict[Family, list[Trial]]:
-    groups: dict[Family, list[Trial]] = defaultdict(list)
-    for trial in frame:
-        groups[_family(trial, split, workload)].append(trial)
-    return groups

@@ -173,13 +173,11 @@ def plan_trials(trials: Sequence[Trial], workload: Workload) -> Plan:
 
     **Raises:** `ValueError` if no chunking fits the memory budget, before anything is allocated.
     """
-    families: dict[tuple, list[int]] = defaultdict(list)
+    families: dict[Family, list[int]] = defaultdict(list)
     splits = len(workload.train)
     for number, trial in enumerate(trials):
         for split in range(splits):
-            optimizer = get_optimizer(trial.optimizer)
-            key = (_alike(trial, optimizer), optimizer, trial.batch_size, workload.batches(trial.batch_size, split))
-            families[key].append(number * splits + split)
+            families[family_of(trial, split, workload)].append(number * splits + split)
     allowed = max(1, MAX_PROGRAMS // len(families))
     room = workload.memory_budget - fixed_bytes(trials, workload)
     programs = [p for family in families.values() for p in _plan_family(trials, family, workload, allowed, room)]
@@ -200,12 +198,25 @@ def plan_trials(trials: Sequence[Trial], workload: Workload) -> Plan:
     return plan
 
 
-def _alike(trial: Trial, optimizer: Optimizer) -> bool | int | tuple[int, ...]:
-    """What trials of an optimizer must have in common to share a program: whether there is a hidden layer; their depth
-    or their shape, if further layers or padding would disturb the optimizer."""
+class Family(NamedTuple):
+    """What networks must have in common to share a program. `alike` is whether there is a hidden layer; their depth or
+    their shape, if further layers or padding would disturb the optimizer."""
+
+    alike: bool | int | tuple[int, ...]
+    optimizer: Optimizer
+    batch_size: int | None
+    batches: int
+
+
+def family_of(trial: Trial, split: int, workload: Workload) -> Family:
+    """That of a trial on one split."""
+    optimizer, depth = get_optimizer(trial.optimizer), len(trial.hidden)
+    alike: bool | int | tuple[int, ...] = depth > 0
     if not ignores_padding(optimizer):
-        return trial.hidden
-    return len(trial.hidden) > 0 if ignores_slots(optimizer) else len(trial.hidden)
+        alike = trial.hidden
+    elif not ignores_slots(optimizer):
+        alike = depth
+    return Family(alike, optimizer, trial.batch_size, workload.batches(trial.batch_size, split))
 
 
 def rooms(optimizer: Optimizer) -> float:
