@@ -4,7 +4,8 @@ Settings of networks (width, depth, activation, step size) are drawn from the sa
 `SweepEnsembleClassifier`, which trains them on five folds and then chooses and calibrates, and for
 `RandomizedSearchCV(MLPClassifier)` on all cores. Our networks stop by the loss on samples held out, scikit-learn's by
 the accuracy on such, or, its default, by the training loss: both are timed. Of its candidates a sample is timed, and
-the time multiplied. Compile time counts in the first call; the second compiles nothing.
+the time multiplied. Compile time counts in the first call; the second compiles nothing. How far any program could get:
+the matrix products of our search, at the rate of the fastest product of this machine.
 """
 
 import os
@@ -15,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import peers
 import tyro
 from scipy.stats import loguniform
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import RandomizedSearchCV, StratifiedKFold
 from sklearn.neural_network import MLPClassifier
-from throughput import save_json
+from throughput import race, rate_of, save_json, training_flops
 
 from jaxbackprop import sweep, use_all_cores
 from jaxbackprop.data import load, standardize
@@ -29,7 +31,8 @@ from jaxbackprop.estimators.space import draw_candidates
 
 LOOKS, PATIENCE = 5, 20  # epochs from one look to the next; epochs without progress
 SHARED = {"activation": ["relu", "tanh"], "dropout": [0.0]}  # what both libraries have
-CALL = "ensemble, first call"
+CALL, ALONE = "ensemble, first call", "search alone"
+SIDE = 2048  # of the matrices whose product says how fast products can be
 
 
 def main(
@@ -65,7 +68,7 @@ def main(
     for _ in range(rounds):
         for name, work in (
             ("ensemble", lambda: model.fit(X, y)),
-            ("search alone", lambda: searched(X, y, candidates, epochs, batch_size)),
+            (ALONE, lambda: searched(X, y, candidates, epochs, batch_size)),
         ):
             found[name] = min(found.get(name, np.inf), clocked(work))
     many = searched(X, y, library, 1, batch_size, width=[8], depth=[1])
@@ -73,15 +76,22 @@ def main(
     stopped, whole = "scikit-learn's search, stopped early", "scikit-learn's search, by training loss"
     for name, early in ((stopped, True), (whole, False)):
         found[name] = theirs(X, y, candidates, epochs, batch_size, sample, early)
+    flops = products(searched(X, y, candidates, epochs, batch_size))
+    plain = peers.matrix_products(SIDE)
+    fastest = max(rate_of(outcome, 2 * SIDE**3) for outcome in race(plain, rounds)[0].values())
+    found["products of the search alone, at the fastest rate"] = flops / fastest
     for name, seconds in found.items():
         print(f"{name:>66} {seconds:8.2f} s")
+    print(f"{flops / 1e9:,.0f} GFLOP; the search does {flops / found[ALONE] / 1e9:.0f} a second, "
+          f"the fastest product {fastest / 1e9:.0f}")  # fmt: skip
     ratios = {
-        "ensemble / search alone": found["ensemble"] / found["search alone"],
+        f"ensemble / {ALONE}": found["ensemble"] / found[ALONE],
         **{f"{name} / {own}": found[name] / found[own] for name in (stopped, whole) for own in (CALL, "ensemble")},
     }
     for name, ratio in ratios.items():
         print(f"{name:>66} {ratio:8.2f}")
     numbers = {"dataset": dataset, "candidates": candidates, "timed": sample, "seconds": found, "ratios": ratios}
+    numbers |= {"gflop": flops / 1e9, "fastest_gflops": fastest / 1e9}
     print("saved", save_json(numbers, out / "ensemble_speed.json"))
     return numbers
 
@@ -100,6 +110,16 @@ def searched(X: np.ndarray, y: np.ndarray, candidates: int, epochs: int, batch_s
     every = min(LOOKS, epochs)
     return sweep(grid, X, y, epochs=epochs, folds=folds, objective="softmax", scheme="he", record_every=every,
                  shuffle_seed=0, patience=PATIENCE // every, progress=False)  # fmt: skip
+
+
+def products(result: Any) -> float:
+    """Floating-point operations in the matrix products of all the steps that the networks of a sweep have taken; a
+    record is missing where a network had stopped."""
+    sizes = result.plan.workload
+    last = sum(np.isfinite(result.validation_loss[..., k]) * gap for k, gap in enumerate(np.diff(result.epochs), 1))
+    flops = [training_flops((sizes.features, *t.hidden, sizes.outputs), t.batch_size) for t in result.trials]
+    batches = [sizes.batches(result.trials[0].batch_size, split) for split in range(len(sizes.train))]
+    return float(np.array(flops) @ last @ np.array(batches))  # [trials] [trials, splits] [splits]
 
 
 def theirs(
