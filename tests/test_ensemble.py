@@ -27,6 +27,7 @@ from jaxbackprop.estimators import (
     SweepEnsembleClassifier,
     SweepEnsembleRegressor,
     SweepSearchCV,
+    ensemble,
     ensemble_file,
     load,
     model_file,
@@ -162,6 +163,42 @@ def test_weights_of_samples_count():
     model = SweepEnsembleClassifier(**{**SMALL, "max_iter": 80}).fit(twice, wrong, sample_weight=weights)
     assert model.score(X, Y) > 0.9
     assert model.oof_score_ > 0.9
+
+
+@pytest.mark.parametrize(("center", "size"), [(1000, 1), (0, 1e-30), (0, 1e30)])
+def test_moments_of_many_samples_and_of_any_size(center, size):
+    """In single precision a mean of a million samples at 1000 would be 1008, and the square of 1e-30 is 0."""
+    samples = np.random.default_rng(0).normal(center, size, (10**6, 2)).astype(np.float32)
+    samples[:, 1] = center
+    weights = np.arange(1e6) % 3
+    right = StandardScaler().fit(samples.astype(float) / size, sample_weight=weights)
+    found, deviation = ensemble.moments(samples, weights)
+    np.testing.assert_allclose(found / size, right.mean_, rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(deviation, [size * right.scale_[0], 1], rtol=1e-6)
+
+
+@pytest.mark.parametrize(("center", "size"), [(1e8, 1), (0, 1e-30), (0, 1e30), (-1e50, 1e45)])
+def test_targets_of_any_size_are_learned_alike(center, size):
+    model = SweepEnsembleRegressor(**SMALL)
+    usual = model.fit(X, Y).predict(X)
+    np.testing.assert_allclose((model.fit(X, center + size * Y).predict(X) - center) / size, usual, atol=1e-3)
+
+
+@pytest.mark.parametrize("samples", [[100, 100, 101], [128, 129], [2040, 2050, 2048], [800, 1000], [6 * 10**5, 10**6]])
+def test_batches_are_neither_few_nor_of_many_programs(samples):
+    size = SweepEnsembleClassifier()._batch(samples)
+    assert 4 <= min(samples) / size <= max(16, min(samples) / 256)
+    if max(samples) - min(samples) <= 10:  # folds of groups may differ more
+        assert len({len(range(0, n, size)) for n in samples}) == 1
+
+
+def test_a_table_of_activations_alone_and_by_layer(tmp_path):
+    space = {"hidden": [(4, 3)], "activation": ["tanh", ("relu", "tanh")], "learning_rate": [0.01]}
+    model = SweepEnsembleClassifier(**{**SMALL, "space": space, "max_iter": 2, "cv": np.int64(3)}).fit(X, Y)
+    again = load(save(model, tmp_path / "ensemble.safetensors"))
+    for one in (model, again):
+        assert set(one.cv_results_["param_activation"]) == {"tanh", ("relu", "tanh")}
+    assert again.cv == 3
 
 
 @pytest.mark.parametrize("kind", [SweepEnsembleClassifier, SweepEnsembleRegressor])
