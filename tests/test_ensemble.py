@@ -7,6 +7,8 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
 from scipy.optimize import minimize
 from scipy.special import log_softmax
 from scipy.stats import loguniform
@@ -27,7 +29,6 @@ from jaxbackprop.estimators import (
     SweepEnsembleClassifier,
     SweepEnsembleRegressor,
     SweepSearchCV,
-    ensemble,
     ensemble_file,
     load,
     model_file,
@@ -36,6 +37,7 @@ from jaxbackprop.estimators import (
 )
 from jaxbackprop.estimators.space import DEFAULT_SPACE, draw_candidates
 from jaxbackprop.sweeps.calibration import fit_temperature, reliability, soften
+from jaxbackprop.sweeps.mixture import plot_members
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -165,33 +167,6 @@ def test_weights_of_samples_count():
     assert model.oof_score_ > 0.9
 
 
-@pytest.mark.parametrize(("center", "size"), [(1000, 1), (0, 1e-30), (0, 1e30)])
-def test_moments_of_many_samples_and_of_any_size(center, size):
-    """In single precision a mean of a million samples at 1000 would be 1008, and the square of 1e-30 is 0."""
-    samples = np.random.default_rng(0).normal(center, size, (10**6, 2)).astype(np.float32)
-    samples[:, 1] = center
-    weights = np.arange(1e6) % 3
-    right = StandardScaler().fit(samples.astype(float) / size, sample_weight=weights)
-    found, deviation = ensemble.moments(samples, weights)
-    np.testing.assert_allclose(found / size, right.mean_, rtol=1e-6, atol=1e-9)
-    np.testing.assert_allclose(deviation, [size * right.scale_[0], 1], rtol=1e-6)
-
-
-@pytest.mark.parametrize(("center", "size"), [(1e8, 1), (0, 1e-30), (0, 1e30), (-1e50, 1e45)])
-def test_targets_of_any_size_are_learned_alike(center, size):
-    model = SweepEnsembleRegressor(**SMALL)
-    usual = model.fit(X, Y).predict(X)
-    np.testing.assert_allclose((model.fit(X, center + size * Y).predict(X) - center) / size, usual, atol=1e-3)
-
-
-@pytest.mark.parametrize("samples", [[100, 100, 101], [128, 129], [2040, 2050, 2048], [800, 1000], [6 * 10**5, 10**6]])
-def test_batches_are_neither_few_nor_of_many_programs(samples):
-    size = SweepEnsembleClassifier()._batch(samples)
-    assert 4 <= min(samples) / size <= max(16, min(samples) / 256)
-    if max(samples) - min(samples) <= 10:  # folds of groups may differ more
-        assert len({len(range(0, n, size)) for n in samples}) == 1
-
-
 def test_a_table_of_activations_alone_and_by_layer(tmp_path):
     space = {"hidden": [(4, 3)], "activation": ["tanh", ("relu", "tanh")], "learning_rate": [0.01]}
     model = SweepEnsembleClassifier(**{**SMALL, "space": space, "max_iter": 2, "cv": np.int64(3)}).fit(X, Y)
@@ -295,6 +270,20 @@ def test_plot(model):
         ax.lines[0].get_xydata(), np.stack([model.oof_curve_["members"], model.oof_curve_["loss"]]).T
     )
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("members", "log loss, out of fold")
+
+
+def test_the_plot_of_one_member():
+    """Its number is whole, and its score's mark does not hide its loss's, which stands at the same place."""
+    ax = plot_members({"members": np.array([1]), "loss": np.array([0.3]), "score": np.array([0.9])}, "softmax")
+    ticks = ax.get_xticks()
+    assert 1 in ticks
+    assert np.array_equal(ticks, np.round(ticks))
+    ax.figure.set_dpi(200)
+    canvas = FigureCanvasAgg(ax.figure)
+    canvas.draw()
+    x, y = np.round(ax.transData.transform((1, 0.3))).astype(int)
+    middle = np.asarray(canvas.buffer_rgba())[-y, x, :3] / 255
+    np.testing.assert_allclose(middle, to_rgb(ax.lines[0].get_color()), atol=0.02)
 
 
 @pytest.mark.parametrize("labels", [np.array([0, 1, 1]), LABELS])
