@@ -1,6 +1,6 @@
 """A sweep written out: one network after another, by autodiff and optax, in a loop of Python; the rules of early
-stopping and successive halving in NumPy. It shares no line with the engine but the initial parameters and the order of
-the mini-batches.
+stopping, successive halving and pruning in NumPy. It shares no line with the engine but the initial parameters and the
+order of the mini-batches.
 """
 
 import functools
@@ -24,6 +24,7 @@ TARGETS = {
     "softmax": MOONS.y,
     "sigmoid": np.stack([MOONS.y, MOONS.X[:, 0] > 0.5], axis=1).astype(int),
     "squared": np.stack([MOONS.X[:, 0] * MOONS.X[:, 1], np.sin(MOONS.X[:, 0])], axis=1),
+    "poisson": np.floor(2 + MOONS.X).astype(int),
 }
 WEIGHTS = np.random.default_rng(0).uniform(0.5, 2, 36)
 OPTIMIZERS = {
@@ -68,6 +69,7 @@ def step_of(objective, activation, optimizer):
             "softmax": lambda: -(jax.nn.log_softmax(z) * y).sum(axis=1),
             "sigmoid": lambda: optax.sigmoid_binary_cross_entropy(z, y).sum(axis=1),
             "squared": lambda: ((z - y) ** 2).sum(axis=1) / 2,
+            "poisson": lambda: (jnp.exp(z) - y * z).sum(axis=1),
         }[objective]()
         return (each * w).sum() / w.sum() + 0.01 / 2 * sum((weight**2).sum() for weight, _ in params)
 
@@ -85,7 +87,7 @@ def parts_of(case):
     if case.splits > 1:
         return folds_of(case)
     labels = TARGETS[case.objective]
-    labels = labels.astype(float) if case.objective == "squared" else labels
+    labels = labels.astype(float) if case.objective in ("squared", "poisson") else labels
     every = data.split(np.arange(36.0)[:, None], labels, validation=0.25, test=0.0, seed=4)
     return [(every.train.X[:, 0].astype(int), every.validation.X[:, 0].astype(int))]
 
@@ -153,7 +155,7 @@ def reference(case):
     trials = expand(grid_of(case))
     dtype = np.float64 if case.double else np.float32
     parts = parts_of(case)
-    rungs = [(case.epochs, 0)]
+    rungs = [*((epoch, None) for epoch in case.prune_at), (case.epochs, 0)]
     if case.halving is not None:
         for k in (1, 2):
             if case.epochs // case.halving**k < 1 or len(trials) // case.halving ** (3 - k) < 1:
@@ -186,12 +188,15 @@ def reference(case):
 
     dropped, survived = {}, set(range(len(trials)))
     for epoch, keep in rungs[:-1]:
-        mean = {t: np.mean([curve[t, s][outcome((t, s), epoch)].held_out for s in range(len(parts))]) for t in survived}
-        order = sorted(survived, key=lambda t: (np.nan_to_num(mean[t], nan=np.inf), t))
+        running = {t: any(stop((t, s), epoch)[0] is None for s in range(len(parts))) for t in survived}
+        compared = [t for t in survived if running[t]] if case.prune_at else survived
+        if case.prune_at:  # the worse half of those that still train
+            keep = -(-len(compared) // 2)
+        mean = {t: np.mean([curve[t, s][outcome((t, s), epoch)].held_out for s in range(len(parts))]) for t in compared}
+        order = sorted(compared, key=lambda t: (np.nan_to_num(mean[t], nan=np.inf), t))
         for t in order[keep:]:
-            running = [s for s in range(len(parts)) if stop((t, s), epoch)[0] is None]
-            if running:
-                dropped[t] = (epoch, running)
+            if running[t]:
+                dropped[t] = epoch
                 survived.discard(t)
         # How close the decision was: rounding may turn a tie.
         if keep < len(order) and abs(mean[order[keep - 1]] - mean[order[keep]]) < 1e-4:
@@ -200,8 +205,8 @@ def reference(case):
     for t, s in networks:
         ended, _ = stop((t, s), case.epochs)
         end = case.epochs if ended is None else ended
-        if t in dropped and (ended is None or ended > dropped[t][0]):
-            end = dropped[t][0]
+        if t in dropped and (ended is None or ended > dropped[t]):
+            end = dropped[t]
         ends[t, s] = end
     if case.patience is not None and any(
         abs(a - b) < 1e-6 * max(1, abs(a)) and a != b

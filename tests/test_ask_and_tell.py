@@ -126,6 +126,52 @@ def test_what_diverges_has_failed_and_so_has_what_cannot_be_trained():
         optimize_in_batches(several, suggest, MOONS.X, MOONS.y, batches=1, **OPTIONS)
 
 
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+@pytest.mark.parametrize("kind", ["grid", "brute force"])
+def test_a_sampler_with_nothing_left_ends_the_search_as_in_optunas_own_loop(kind):
+    space = {"width": [1, 2, 3], "activation": ["tanh", "relu"]}
+    samplers = {"grid": lambda: optuna.samplers.GridSampler(space), "brute force": optuna.samplers.BruteForceSampler}
+
+    def draw(trial):
+        hidden = (trial.suggest_int("width", 1, 3),)
+        return {"hidden": hidden, "activation": trial.suggest_categorical("activation", ["tanh", "relu"])}
+
+    def one_at_a_time(trial):
+        grid = {key: [value] for key, value in draw(trial).items()}
+        return jb.sweep(grid, MOONS.X, MOONS.y, progress=False, **OPTIONS).table["validation_loss"][0]
+
+    alone, together = (optuna.create_study(sampler=samplers[kind]()) for _ in range(2))
+    alone.optimize(one_at_a_time, n_trials=20)
+    optimize_in_batches(together, draw, MOONS.X, MOONS.y, batches=5, batch=4, **OPTIONS)
+    right, found = ({tuple(t.params.items()): t.value for t in study.trials} for study in (alone, together))
+    assert len(right) == len(alone.trials) == 6
+    assert found == pytest.approx(right, rel=1e-5)
+    assert len(together.trials) == 8  # two whole batches, with two trials that a sampler repeats
+    assert {trial.state.name for trial in together.trials} == {"COMPLETE"}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"halving": 2}, "halving=2 cannot be given: the study's pruner ends trials"),
+        ({"prune": len, "prune_at": [2]}, "prune=<built-in function len> cannot be given"),
+        ({"frame": FRAME, "room": 9}, "room=9 cannot be given: a frame has room for a batch"),
+        ({"checkpoint": "here"}, "checkpoint='here' cannot be given: one belongs to a single sweep"),
+        ({"folds": None, "validation": None}, "validation=None leaves nothing to judge trials by"),
+    ],
+)
+def test_options_that_have_no_place_are_refused_before_a_trial_is_asked_for(options, message):
+    study = optuna.create_study()
+    with pytest.raises(ValueError, match=message):
+        optimize_in_batches(study, suggest, MOONS.X, MOONS.y, batches=2, batch=4, **{**OPTIONS, **options})
+    assert study.trials == []
+
+
+def test_what_suggest_returns_must_be_settings():
+    with pytest.raises(ValueError, match=r"suggest must return a dict of settings, .* got None"):
+        optimize_in_batches(optuna.create_study(), lambda trial: None, MOONS.X, MOONS.y, batches=1, **OPTIONS)
+
+
 ENDS = {1: 4, 2: 7, 3: 9, 4: 1}
 
 

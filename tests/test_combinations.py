@@ -21,6 +21,7 @@ from plain_loops import MOONS, TARGETS, WEIGHTS, folds_of, grid_of, loss_on, par
 import jaxbackprop as jb
 from jaxbackprop.oracle import float64
 from jaxbackprop.sweeps import host, planner
+from jaxbackprop.sweeps.grid import expand
 
 HIDDEN = [(2,), (3,), (5,), (3, 2), (2, 4, 3), ()]
 
@@ -41,6 +42,8 @@ class Case(NamedTuple):
     record_every: int = 3
     patience: int | None = None
     halving: int | None = None
+    prune_at: tuple = ()
+    frame: bool = False
     devices: int = 1
     double: bool = False
     programs: int = 40
@@ -66,6 +69,8 @@ CASES = st.builds(
     record_every=st.integers(1, 6),
     patience=st.sampled_from([None, 1, 2, 3]),
     halving=st.sampled_from([None, None, 2, 3]),
+    prune_at=st.sampled_from([(), (), (4,), (3, 7)]),
+    frame=st.sampled_from([False, False, True]),
     devices=st.sampled_from([1, 2, 8]),
     double=st.sampled_from([True, True, False]),
     programs=st.sampled_from([40, 1]),
@@ -74,7 +79,7 @@ CASES = st.builds(
     ending=st.sampled_from(["none", "Ctrl-C", "kill"]),
     moment=st.integers(1, 8),
     other_devices=st.sampled_from([1, 2, 8]),
-)
+).map(lambda case: case._replace(halving=None if case.prune_at else case.halving))
 
 
 # Fewer shapes in each, so that less is compiled.
@@ -91,6 +96,20 @@ SMALL_CASES = st.builds(
 
 class Killed(BaseException):
     """In place of kill -9: nothing of the sweep runs after it. (`test_long_work` kills real processes.)"""
+
+
+def worse_half(epoch, trials, losses, scores):
+    """A rule of one's own by which trials end."""
+    mask = np.ones(len(trials), bool)
+    mask[np.argsort(losses, kind="stable")[: -(-len(trials) // 2)]] = False
+    return mask
+
+
+def frame_of(case: Case):
+    """A grid that holds the case's, with wider layers, and room for a trial more."""
+    grid = grid_of(case)
+    wider = [tuple(width + 1 + l for l, width in enumerate(widths)) for widths in case.hidden]
+    return {"frame": {**grid, "hidden": wider, "learning_rate": [1.0]}, "room": len(expand(grid)) + 1}
 
 
 def run(case: Case):
@@ -115,13 +134,16 @@ def run(case: Case):
                 objective=case.objective,
                 patience=case.patience,
                 halving=case.halving,
+                prune=worse_half if case.prune_at else None,
+                prune_at=case.prune_at or None,
                 devices=devices,
                 shuffle_seed=4,
                 progress=False,
                 checkpoint=None if case.ending == "none" else directory / "runs",
                 checkpoint_every=0.0,
+                **(frame_of(case) if case.frame else {}),
             )
-            if not case.tight:
+            if not case.tight or case.frame:
                 return train()
             with pytest.raises(ValueError, match=r"memory_budget=\S+ MiB is too little") as refusal:
                 train(memory_budget=1)
@@ -210,6 +232,8 @@ def check(case):
 
 @example(Case(patience=1, halving=2, splits=2, ending="kill", moment=4, devices=8, other_devices=2))
 @example(Case(hidden=((), (3, 2)), batch_size=(8,), optimizer=("adam",), ending="Ctrl-C", moment=3, devices=2))
+@example(Case(patience=1, prune_at=(3, 7), splits=2, frame=True, hidden=((3,), (4, 2)), ending="kill", moment=3))
+@example(Case(objective="poisson", prune_at=(4,), batch_size=(8,), dropout=(0.3,), frame=True, weights=True))
 @example(
     Case(
         hidden=((5,), (3, 2), (2, 4, 3)),

@@ -7,6 +7,8 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
 from scipy.optimize import minimize
 from scipy.special import log_softmax
 from scipy.stats import loguniform
@@ -35,6 +37,7 @@ from jaxbackprop.estimators import (
 )
 from jaxbackprop.estimators.space import DEFAULT_SPACE, draw_candidates
 from jaxbackprop.sweeps.calibration import fit_temperature, reliability, soften
+from jaxbackprop.sweeps.mixture import plot_members
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -164,6 +167,15 @@ def test_weights_of_samples_count():
     assert model.oof_score_ > 0.9
 
 
+def test_a_table_of_activations_alone_and_by_layer(tmp_path):
+    space = {"hidden": [(4, 3)], "activation": ["tanh", ("relu", "tanh")], "learning_rate": [0.01]}
+    model = SweepEnsembleClassifier(**{**SMALL, "space": space, "max_iter": 2, "cv": np.int64(3)}).fit(X, Y)
+    again = load(save(model, tmp_path / "ensemble.safetensors"))
+    for one in (model, again):
+        assert set(one.cv_results_["param_activation"]) == {"tanh", ("relu", "tanh")}
+    assert again.cv == 3
+
+
 @pytest.mark.parametrize("kind", [SweepEnsembleClassifier, SweepEnsembleRegressor])
 def test_round_trip(kind, tmp_path):
     model = kind(**{**SMALL, "space": {**SPACE, "learning_rate": loguniform(1e-3, 0.1)}}).fit(X, Y)
@@ -258,6 +270,20 @@ def test_plot(model):
         ax.lines[0].get_xydata(), np.stack([model.oof_curve_["members"], model.oof_curve_["loss"]]).T
     )
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("members", "log loss, out of fold")
+
+
+def test_the_plot_of_one_member():
+    """Its number is whole, and its score's mark does not hide its loss's, which stands at the same place."""
+    ax = plot_members({"members": np.array([1]), "loss": np.array([0.3]), "score": np.array([0.9])}, "softmax")
+    ticks = ax.get_xticks()
+    assert 1 in ticks
+    assert np.array_equal(ticks, np.round(ticks))
+    ax.figure.set_dpi(200)
+    canvas = FigureCanvasAgg(ax.figure)
+    canvas.draw()
+    x, y = np.round(ax.transData.transform((1, 0.3))).astype(int)
+    middle = np.asarray(canvas.buffer_rgba())[-y, x, :3] / 255
+    np.testing.assert_allclose(middle, to_rgb(ax.lines[0].get_color()), atol=0.02)
 
 
 @pytest.mark.parametrize("labels", [np.array([0, 1, 1]), LABELS])

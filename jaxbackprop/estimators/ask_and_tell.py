@@ -51,10 +51,11 @@ def optimize_in_batches(
     - `report`: called with the result of each batch.
 
     **Returns:** the study. Each trial has the user attributes "loss", "score" and "epochs"; one that diverged has
-    failed, and one that was pruned is pruned. After Ctrl-C the batch under way is told as it is, and the search ends.
+    failed, and one that was pruned is pruned. After Ctrl-C the batch under way is told as it is, and the search ends;
+    so it does after the batch with which a sampler has nothing left, as `GridSampler` at the end of its grid.
 
     **Raises:** `ValueError` as `sweep` does, and for a study of several objectives; the trials that were asked for then
-    have failed.
+    have failed. Before anything is asked for, for options of `sweep` that have no place here, such as `halving`.
     """
     from optuna.study import StudyDirection
     from optuna.trial import TrialState
@@ -62,6 +63,7 @@ def optimize_in_batches(
     batches, batch = check_integer("batches", batches, 1), check_integer("batch", batch, 1)
     if len(study.directions) > 1:
         raise ValueError(f"study has {len(study.directions)} objectives; a batch is judged by one")
+    _check_options(options)
     by_score = study.direction == StudyDirection.MAXIMIZE
     options.setdefault("progress", False)
     if options.get("frame") is not None:
@@ -72,14 +74,14 @@ def optimize_in_batches(
         if prune_at is not None:
             options |= {"prune": partial(_ask_pruner, asked, by_score, ended), "prune_at": prune_at}
         try:
-            grid = [{key: [value] for key, value in suggest(trial).items()} for trial in asked]
-            result = sweep(grid, X, y, **options)
+            result = sweep([_one_trial(suggest(trial)) for trial in asked], X, y, **options)
         except BaseException:
             for trial in asked:
-                study.tell(trial, state=TrialState.FAIL)
+                _tell(study, trial, state=TrialState.FAIL)
             raise
         held_out = result.split_metrics()
         losses, scores = (np.mean(m, axis=1) for m in (held_out.validation_loss, held_out.validation_score))
+        goes_on = True
         for number, trial in enumerate(asked):
             value = float(scores[number] if by_score else losses[number])
             trial.set_user_attr("loss", float(losses[number]))
@@ -87,19 +89,55 @@ def optimize_in_batches(
             trial.set_user_attr("epochs", int(result.table["epochs"][number]))
             bad = bool(result.table["diverged"][number]) or not np.isfinite(value)
             if ended[number]:
-                study.tell(trial, state=TrialState.PRUNED)
+                goes_on &= _tell(study, trial, state=TrialState.PRUNED)
             elif bad:
-                study.tell(trial, state=TrialState.FAIL)
+                goes_on &= _tell(study, trial, state=TrialState.FAIL)
             else:
                 if prune_at is not None and result.finished[number]:  # by it pruners know how long a training is
                     trial.report(value, int(result.table["epochs"][number]))
-                study.tell(trial, value)
+                goes_on &= _tell(study, trial, value)
         if report is not None:
             report(result)
         if not (result.finished | ended).all():
             warnings.warn("the search was interrupted, and ends with the batch under way", RuntimeWarning, stacklevel=2)
             break
+        if not goes_on:
+            break
     return study
+
+
+def _check_options(options: Mapping[str, Any]) -> None:
+    """Options that a batch of a study cannot be trained with, or what comes of it not be judged."""
+    instead = {
+        "prune": "the study's pruner is asked, at the epochs prune_at",
+        "halving": "the study's pruner ends trials, such as SuccessiveHalvingPruner at the epochs prune_at",
+        "room": "a frame has room for a batch",
+        "checkpoint": "one belongs to a single sweep; the study's storage keeps what was told",
+    }
+    for name, reason in instead.items():
+        if options.get(name) is not None:
+            raise ValueError(f"{name}={options[name]!r} cannot be given: {reason}")
+    if options.get("validation", 0.2) is None and options.get("folds") is None:
+        raise ValueError("validation=None leaves nothing to judge trials by: give a share of the samples, or folds")
+
+
+def _one_trial(settings: Any) -> dict[str, list[Any]]:
+    """Settings as a grid of one trial."""
+    if not isinstance(settings, Mapping):
+        raise ValueError(f"suggest must return a dict of settings, such as {{'hidden': (32,)}}, got {settings!r}")
+    return {key: [value] for key, value in settings.items()}
+
+
+def _tell(study: "optuna.Study", trial: Any, value: float | None = None, state: Any = None) -> bool:
+    """Tell what came of a trial. False where the sampler then has nothing left: it stops the study, which Optuna takes
+    for an error outside of its own loop, after all has been stored."""
+    try:
+        study.tell(trial, value, state=state)
+    except RuntimeError as error:
+        if "Study.stop" not in str(error):
+            raise
+        return False
+    return True
 
 
 def _ask_pruner(

@@ -166,10 +166,10 @@ class BaseSweepEnsemble(BaseEstimator):
         fewest = min(samples)
         size = self.batch_size
         if size == "auto":
-            size = min(BATCH, max(FEWEST, 1 << (max(1, fewest // STEPS).bit_length() - 1)))
-            # Folds whose epochs differ by a step would need programs of their own.
-            while len({-(-n // size) for n in samples}) > 1:
-                size += 1
+            least = min(BATCH, max(FEWEST, 1 << (max(1, fewest // STEPS).bit_length() - 1)))
+            # Folds whose epochs differ by a step need programs of their own: one size for all, where it is not far.
+            even = (s for s in range(least, 2 * least) if len({-(-n // s) for n in samples}) == 1)
+            size = next(even, least)
         return None if size is None or size >= fewest else int(size)
 
     def _inputs(self, X: Float[np.ndarray, "samples features"]) -> Float[np.ndarray, "samples inputs"]:
@@ -278,21 +278,23 @@ class SweepEnsembleRegressor(RegressorMixin, BaseSweepEnsemble):
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
         self._several = y.ndim == 2
-        columns = np.asarray(y, self._training_type(y)).reshape(len(y), -1)
+        columns = np.asarray(y, float).reshape(len(y), -1)
         self.target_center_, self.target_scale_ = moments(columns, weights)
-        return (columns - self.target_center_) / self.target_scale_
-
-    def _training_type(self, y: Any) -> Any:
-        return np.float64 if self.dtype == "input" else np.dtype(self.dtype)
+        standard = (columns - self.target_center_) / self.target_scale_
+        return standard if self.dtype == "input" else standard.astype(self.dtype)
 
 
 def moments(
     X: Float[np.ndarray, "samples features"], weights: Float[np.ndarray, " samples"] | None
 ) -> tuple[Float[np.ndarray, " features"], Float[np.ndarray, " features"]]:
-    """Mean and standard deviation of each column; 1 for the deviation of a constant one."""
-    center = np.average(X, axis=0, weights=weights)
-    spread = np.sqrt(np.average((X - center) ** 2, axis=0, weights=weights))
-    constant = spread <= 10 * np.finfo(X.dtype).eps * np.maximum(np.abs(center), np.finfo(X.dtype).tiny)
+    """Mean and standard deviation of each column, taken in double precision; 1 for the deviation of a constant one."""
+    center, spread = np.zeros((2, X.shape[1]))
+    for j, column in enumerate(X.T):  # one by one, as a copy of X in double precision would take its memory twice
+        center[j] = np.average(column.astype(float), weights=weights)
+        apart = column - center[j]
+        largest = max(np.abs(apart).max(), np.finfo(float).tiny)  # of which the square can be taken
+        spread[j] = largest * np.sqrt(np.average((apart / largest) ** 2, weights=weights))
+    constant = spread <= np.maximum(10 * np.finfo(X.dtype).eps * np.abs(center), np.finfo(X.dtype).tiny)
     return center.astype(X.dtype), np.where(constant, 1, spread).astype(X.dtype)
 
 
@@ -300,7 +302,7 @@ def column_of(values: list[Any]) -> np.ndarray:
     """Settings as an array: tuples stay what they are."""
     own = np.empty(len(values), object)
     own[:] = values
-    return own if isinstance(values[0], tuple) else np.array(values)
+    return own if any(isinstance(value, tuple) for value in values) else np.array(values)
 
 
 def results_of(result: SweepResult, mixture: Mixture) -> dict[str, Any]:

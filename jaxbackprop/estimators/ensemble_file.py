@@ -10,6 +10,7 @@ Distributions of the space are kept by their names in `scipy.stats` and their nu
 """
 
 from collections.abc import Mapping
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -136,7 +137,7 @@ def _listed(column: Any) -> Any:
 def _setting(name: str, value: Any) -> Any:
     """A setting as JSON holds it: distributions by their names and numbers; a splitter, which is no part of what was
     trained, is left out."""
-    if name == "cv" and not isinstance(value, int):
+    if name == "cv" and not isinstance(value, Integral):
         return None
     if name == "space" and value is not None:
         return {"space": {key: _entry(key, entry) for key, entry in value.items()}}

@@ -154,15 +154,15 @@ def plot_members(curve: dict[str, np.ndarray], targets: str, *, ax: "Axes | None
     right = ax.twinx()
     classifies = targets in ("softmax", "sigmoid")
     names = ("log loss", "accuracy") if classifies else ("loss", "R²")
-    for axes, key, name, color, marker in (
-        (ax, "loss", names[0], COLORS[0], "o"),
-        (right, "score", names[1], COLORS[5], "s"),
-    ):
-        few = marker if len(curve["members"]) <= 20 else None
-        axes.plot(curve["members"], curve[key], color=color, marker=few, markersize=4, linewidth=1.8)
+    few = len(curve["members"]) <= 20
+    # Where neither changes, as with one member, both lie on each other: the score's marks are a frame to the loss's.
+    marks = {"loss": {"marker": "o", "markersize": 4}, "score": {"marker": "s", "markersize": 8, "fillstyle": "none"}}
+    for axes, key, name, color in ((ax, "loss", names[0], COLORS[0]), (right, "score", names[1], COLORS[5])):
+        own: Any = marks[key] if few else {}
+        axes.plot(curve["members"], curve[key], color=color, linewidth=1.8, **own)
         axes.set_ylabel(f"{name}, out of fold", color=color)
         axes.spines["top"].set_visible(False)
     right.spines["right"].set_visible(True)
     ax.set_xlabel("members")
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     return ax
