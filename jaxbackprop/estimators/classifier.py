@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Shaped
+from scipy import sparse
 from sklearn.base import ClassifierMixin, _fit_context
 from sklearn.preprocessing import LabelBinarizer
 from sklearn.utils import compute_sample_weight
@@ -158,8 +159,8 @@ class BackpropClassifier(ClassifierMixin, BaseBackprop):
             self._label_binarizer = LabelBinarizer().fit(y if multilabel else classes)
         return self._fit(X, y, sample_weight, incremental=True)
 
-    def predict(self, X: Any) -> Shaped[np.ndarray, "samples ..."]:
-        """The most probable labels."""
+    def predict(self, X: Any) -> Shaped[np.ndarray, "samples ..."] | sparse.spmatrix | sparse.sparray:
+        """The most probable labels; of several labels a sample a sparse matrix, if they were trained on as one."""
         y_hat = self._outputs(X)
         return self._label_binarizer.inverse_transform(y_hat.ravel() if y_hat.shape[1] == 1 else y_hat)
 
