@@ -360,3 +360,11 @@ def test_it_says_where_a_rate_falls_by_validation_scores(capsys):
 def test_the_largest_seed_is_one():
     settings = dict(TINY, random_state=2**32 - 1, solver="sgd", shuffle=False)
     assert_same_network(BackpropClassifier(**settings, dtype="float64").fit(X, Y), MLPClassifier(**settings).fit(X, Y))
+
+
+def test_parameters_may_be_numpys_numbers():
+    """As they come out of a table or a distribution: what is reckoned with them does not overflow."""
+    small = {"hidden_layer_sizes": np.array([4], np.int8), "max_iter": np.int16(3), "n_iter_no_change": np.int8(127)}
+    plain = {"hidden_layer_sizes": (4,), "max_iter": 3, "n_iter_no_change": 127}
+    ours, theirs = (BackpropRegressor(**settings, random_state=0).fit(*DIABETES) for settings in (small, plain))
+    np.testing.assert_array_equal(ours.coefs_[0], theirs.coefs_[0])

@@ -151,11 +151,11 @@ class BaseBackprop(Settings):
 
     def _schedule(self, seed: int, epochs: int) -> Schedule:
         """scikit-learn counts epochs without improvement and stops at more than `n_iter_no_change` of them."""
-        patience = min(self.n_iter_no_change, PATIENT) + 1
+        patience = int(min(self.n_iter_no_change, PATIENT)) + 1
         return Schedule(
             epochs,
             "score" if self.early_stopping else "train",
-            Stopping(int(patience), float(self.tol), strict=False),
+            Stopping(patience, float(self.tol), strict=False),
             seed if self.shuffle else None,
             # scikit-learn's adam ignores it
             self.learning_rate if self.solver == "sgd" and self.learning_rate != "constant" else None,
@@ -199,7 +199,7 @@ class BaseBackprop(Settings):
         train, held_out = self._hold_out(samples, seed)
         if not isinstance(self.batch_size, str) and self.batch_size > len(train):
             warnings.warn("Got `batch_size` larger than sample size. It is going to be clipped", stacklevel=3)
-        epochs = 1 if incremental else self.max_iter
+        epochs = 1 if incremental else int(self.max_iter)
         # A seed gives the start, and masks by the number of the step: what goes on must not draw the first ones again.
         trial = self._trial(seed if restart else (seed + self.t_) % 2**32, len(train))
         warm = None if restart else self._warm(trial, incremental)
