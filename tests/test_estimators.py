@@ -368,3 +368,13 @@ def test_parameters_may_be_numpys_numbers():
     plain = {"hidden_layer_sizes": (4,), "max_iter": 3, "n_iter_no_change": 127}
     ours, theirs = (BackpropRegressor(**settings, random_state=0).fit(*DIABETES) for settings in (small, plain))
     np.testing.assert_array_equal(ours.coefs_[0], theirs.coefs_[0])
+
+
+@pytest.mark.parametrize("solver", ["adam", "lbfgs"])
+def test_a_network_goes_on_with_its_own_layers(solver):
+    """Fewer outputs than y has now would be spread over all of them, were they not refused."""
+    model = BackpropRegressor(**dict(TINY, solver=solver, warm_start=True)).fit(*DIABETES)
+    with pytest.raises(ValueError, match=r"ask for layers of .*, 2\] units.* goes on has .*, 1\]; warm_start=False"):
+        model.fit(DIABETES[0], np.stack([DIABETES[1], DIABETES[1]], axis=1))
+    with pytest.raises(ValueError, match="hidden_layer_sizes and y ask for layers of"):
+        model.set_params(hidden_layer_sizes=(3, 3)).fit(*DIABETES)

@@ -18,14 +18,14 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 from jaxbackprop.activations import ACTIVATIONS
 from jaxbackprop.devices import precision
 from jaxbackprop.estimators.callbacks import AfterEpoch, watched
-from jaxbackprop.estimators.glorot import glorot_start
+from jaxbackprop.estimators.glorot import glorot_start, refuse_other_layers, to_params
 from jaxbackprop.estimators.quasi_newton import Stop, minimize, refuse_dropout
 from jaxbackprop.estimators.reuse import Reusable
 from jaxbackprop.estimators.settings import ALIASES, Settings
 from jaxbackprop.estimators.trainer import Course, Machine, Schedule, Warm, Watch, train_one
 from jaxbackprop.inference import outputs
 from jaxbackprop.losses import get_objective
-from jaxbackprop.network import Layer, Params
+from jaxbackprop.network import Params
 from jaxbackprop.sweeps.grid import Trial
 from jaxbackprop.sweeps.splits import Index, Splits, make_data
 from jaxbackprop.sweeps.stopping import Stopping, adaptive_rates
@@ -189,6 +189,8 @@ class BaseBackprop(Settings):
         restart = not hasattr(self, "coefs_") or not (self.warm_start or incremental)
         self._activation(), self._hidden()  # refused before the data are looked at
         samples = self._check_samples(X, y, sample_weight, restart=restart)
+        if not restart:
+            refuse_other_layers(self.coefs_, (samples.X.shape[1], *self._hidden(), samples.y.shape[1]))
         if incremental and self.early_stopping:
             raise ValueError("partial_fit does not support early_stopping=True")
         seed = draw_seed(self.random_state)
@@ -367,12 +369,6 @@ def draw_seed(random_state: Any) -> int:
     if isinstance(random_state, Integral):
         return int(random_state)
     return int(check_random_state(random_state).randint(SEEDS))
-
-
-def to_params(coefs: Sequence[np.ndarray], intercepts: Sequence[np.ndarray]) -> Params:
-    """The document's W^l and b^l from scikit-learn's attributes."""
-    make: Any = Layer
-    return tuple(make(coef.T, intercept) for coef, intercept in zip(coefs, intercepts, strict=True))
 
 
 def make_splits(samples: Sequence[Samples], parts: Sequence[tuple[Index, Index]], objective: str) -> Splits:
