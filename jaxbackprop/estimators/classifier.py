@@ -28,7 +28,8 @@ class BackpropClassifier(ClassifierMixin, BaseBackprop):
     after the same number of epochs. Not so with `shuffle=True` or `early_stopping=True`: scikit-learn draws the order
     of the samples, and which are held out, from the same stream as the weights, so that they depend on the widths of
     the layers; here they depend on the seed alone, as all networks of a search share them. By "lbfgs" the start is the
-    same, and the steps are until rounding errors have grown.
+    same, and the steps are until rounding errors have grown. With `sample_weight` a batch counts by its weights in the
+    loss of an epoch, in scikit-learn by its number of samples: the steps are the same, but training may stop elsewhere.
 
     **Arguments:**
     - `hidden_layer_sizes`: the widths of the hidden layers.
