@@ -378,3 +378,8 @@ def test_a_network_goes_on_with_its_own_layers(solver):
         model.fit(DIABETES[0], np.stack([DIABETES[1], DIABETES[1]], axis=1))
     with pytest.raises(ValueError, match="hidden_layer_sizes and y ask for layers of"):
         model.set_params(hidden_layer_sizes=(3, 3)).fit(*DIABETES)
+
+
+def test_a_loss_that_is_set_after_fit_changes_no_prediction():
+    before = (model := BackpropRegressor(**TINY).fit(*DIABETES)).predict(DIABETES[0])
+    np.testing.assert_array_equal(model.set_params(loss="poisson").predict(DIABETES[0]), before)

@@ -355,7 +355,8 @@ class BaseBackprop(Settings):
     def _outputs(self, X: Any) -> Float[np.ndarray, "samples outputs"]:
         """y-hat for X."""
         check_is_fitted(self)
-        return outputs(self._check_X(X), self.coefs_, self.intercepts_, self._activation(), self._objective())
+        objective = next(name for name, output in OUTPUT_ACTIVATIONS.items() if output == self.out_activation_)
+        return outputs(self._check_X(X), self.coefs_, self.intercepts_, self._activation(), objective)
 
     def _check_X(self, X: Any, dtype: Any = None) -> Float[np.ndarray, "samples features"]:
         """scikit-learn's checks of X alone, after `fit`; in the type that was trained in."""
