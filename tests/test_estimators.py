@@ -360,3 +360,26 @@ def test_it_says_where_a_rate_falls_by_validation_scores(capsys):
 def test_the_largest_seed_is_one():
     settings = dict(TINY, random_state=2**32 - 1, solver="sgd", shuffle=False)
     assert_same_network(BackpropClassifier(**settings, dtype="float64").fit(X, Y), MLPClassifier(**settings).fit(X, Y))
+
+
+def test_parameters_may_be_numpys_numbers():
+    """As they come out of a table or a distribution: what is reckoned with them does not overflow."""
+    small = {"hidden_layer_sizes": np.array([4], np.int8), "max_iter": np.int16(3), "n_iter_no_change": np.int8(127)}
+    plain = {"hidden_layer_sizes": (4,), "max_iter": 3, "n_iter_no_change": 127}
+    ours, theirs = (BackpropRegressor(**settings, random_state=0).fit(*DIABETES) for settings in (small, plain))
+    np.testing.assert_array_equal(ours.coefs_[0], theirs.coefs_[0])
+
+
+@pytest.mark.parametrize("solver", ["adam", "lbfgs"])
+def test_a_network_goes_on_with_its_own_layers(solver):
+    """Fewer outputs than y has now would be spread over all of them, were they not refused."""
+    model = BackpropRegressor(**dict(TINY, solver=solver, warm_start=True)).fit(*DIABETES)
+    with pytest.raises(ValueError, match=r"ask for layers of .*, 2\] units.* goes on has .*, 1\]; warm_start=False"):
+        model.fit(DIABETES[0], np.stack([DIABETES[1], DIABETES[1]], axis=1))
+    with pytest.raises(ValueError, match="hidden_layer_sizes and y ask for layers of"):
+        model.set_params(hidden_layer_sizes=(3, 3)).fit(*DIABETES)
+
+
+def test_a_loss_that_is_set_after_fit_changes_no_prediction():
+    before = (model := BackpropRegressor(**TINY).fit(*DIABETES)).predict(DIABETES[0])
+    np.testing.assert_array_equal(model.set_params(loss="poisson").predict(DIABETES[0]), before)

@@ -18,14 +18,14 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 from jaxbackprop.activations import ACTIVATIONS
 from jaxbackprop.devices import precision
 from jaxbackprop.estimators.callbacks import AfterEpoch, watched
-from jaxbackprop.estimators.glorot import glorot_start
+from jaxbackprop.estimators.glorot import glorot_start, refuse_other_layers, to_params
 from jaxbackprop.estimators.quasi_newton import Stop, minimize, refuse_dropout
 from jaxbackprop.estimators.reuse import Reusable
 from jaxbackprop.estimators.settings import ALIASES, Settings
 from jaxbackprop.estimators.trainer import Course, Machine, Schedule, Warm, Watch, train_one
 from jaxbackprop.inference import outputs
 from jaxbackprop.losses import get_objective
-from jaxbackprop.network import Layer, Params
+from jaxbackprop.network import Params
 from jaxbackprop.sweeps.grid import Trial
 from jaxbackprop.sweeps.splits import Index, Splits, make_data
 from jaxbackprop.sweeps.stopping import Stopping, adaptive_rates
@@ -151,11 +151,11 @@ class BaseBackprop(Settings):
 
     def _schedule(self, seed: int, epochs: int) -> Schedule:
         """scikit-learn counts epochs without improvement and stops at more than `n_iter_no_change` of them."""
-        patience = min(self.n_iter_no_change, PATIENT) + 1
+        patience = int(min(self.n_iter_no_change, PATIENT)) + 1
         return Schedule(
             epochs,
             "score" if self.early_stopping else "train",
-            Stopping(int(patience), float(self.tol), strict=False),
+            Stopping(patience, float(self.tol), strict=False),
             seed if self.shuffle else None,
             # scikit-learn's adam ignores it
             self.learning_rate if self.solver == "sgd" and self.learning_rate != "constant" else None,
@@ -189,6 +189,8 @@ class BaseBackprop(Settings):
         restart = not hasattr(self, "coefs_") or not (self.warm_start or incremental)
         self._activation(), self._hidden()  # refused before the data are looked at
         samples = self._check_samples(X, y, sample_weight, restart=restart)
+        if not restart:
+            refuse_other_layers(self.coefs_, (samples.X.shape[1], *self._hidden(), samples.y.shape[1]))
         if incremental and self.early_stopping:
             raise ValueError("partial_fit does not support early_stopping=True")
         seed = draw_seed(self.random_state)
@@ -199,7 +201,7 @@ class BaseBackprop(Settings):
         train, held_out = self._hold_out(samples, seed)
         if not isinstance(self.batch_size, str) and self.batch_size > len(train):
             warnings.warn("Got `batch_size` larger than sample size. It is going to be clipped", stacklevel=3)
-        epochs = 1 if incremental else self.max_iter
+        epochs = 1 if incremental else int(self.max_iter)
         # A seed gives the start, and masks by the number of the step: what goes on must not draw the first ones again.
         trial = self._trial(seed if restart else (seed + self.t_) % 2**32, len(train))
         warm = None if restart else self._warm(trial, incremental)
@@ -353,7 +355,8 @@ class BaseBackprop(Settings):
     def _outputs(self, X: Any) -> Float[np.ndarray, "samples outputs"]:
         """y-hat for X."""
         check_is_fitted(self)
-        return outputs(self._check_X(X), self.coefs_, self.intercepts_, self._activation(), self._objective())
+        objective = next(name for name, output in OUTPUT_ACTIVATIONS.items() if output == self.out_activation_)
+        return outputs(self._check_X(X), self.coefs_, self.intercepts_, self._activation(), objective)
 
     def _check_X(self, X: Any, dtype: Any = None) -> Float[np.ndarray, "samples features"]:
         """scikit-learn's checks of X alone, after `fit`; in the type that was trained in."""
@@ -367,12 +370,6 @@ def draw_seed(random_state: Any) -> int:
     if isinstance(random_state, Integral):
         return int(random_state)
     return int(check_random_state(random_state).randint(SEEDS))
-
-
-def to_params(coefs: Sequence[np.ndarray], intercepts: Sequence[np.ndarray]) -> Params:
-    """The document's W^l and b^l from scikit-learn's attributes."""
-    make: Any = Layer
-    return tuple(make(coef.T, intercept) for coef, intercept in zip(coefs, intercepts, strict=True))
 
 
 def make_splits(samples: Sequence[Samples], parts: Sequence[tuple[Index, Index]], objective: str) -> Splits:

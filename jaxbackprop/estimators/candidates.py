@@ -40,6 +40,20 @@ def is_ours(estimator: Any) -> bool:
     return isinstance(final_step(estimator)[1], BaseBackprop)
 
 
+def redefined(estimator: Any) -> str | None:
+    """A method that a class derived from ours, or from `Pipeline`, has defined anew, if there is one: what is trained
+    together would pass it by. Public ones come first."""
+    found = []
+    for part in (estimator, final_step(estimator)[1]):
+        kinds = type(part).__mro__
+        base = next(k for k in kinds if k is Pipeline or k.__module__.startswith(f"{__package__}."))
+        for kind in kinds[: kinds.index(base)]:
+            for name, value in vars(kind).items():
+                if not name.startswith("__") and callable(value) and hasattr(base, name):
+                    found.append((name.startswith("_"), f"{kind.__module__}.{kind.__qualname__}.{name}"))
+    return min(found)[1] if found else None
+
+
 def final_step(estimator: Any) -> tuple[str, Any]:
     """The prefix of the last step's parameters, "" for an estimator alone, and that step."""
     if isinstance(estimator, Pipeline):
@@ -67,7 +81,7 @@ def lent(estimator: Any, programs: Sequence[Reusable]) -> Iterator[None]:
 def one_by_one(estimator: Any, params: Mapping[str, Any]) -> str | None:
     """Why a candidate cannot be trained together with others, if so: its step is not known before."""
     prefix = final_step(estimator)[0]
-    return repr(prefix.removesuffix("__")) if prefix and prefix.removesuffix("__") in params else None
+    return next((repr(name) for name in (prefix.removesuffix("__"), "steps") if prefix and name in params), None)
 
 
 def group_candidates(estimator: Any, candidates: Mapping[int, Mapping[str, Any]]) -> list[Group]:
@@ -101,7 +115,7 @@ def split_into_jobs(candidates: Sequence[Candidate], samples: int) -> list[list[
             continue
         trial = network._trial(seed, samples)
         # Without batches to draw and samples to hold out the seed decides over the start alone, which may differ.
-        schedule = network._schedule(seed, network.max_iter)
+        schedule = network._schedule(seed, int(network.max_iter))
         drawn = network.early_stopping or (network.shuffle and trial.batch_size is not None)
         given = isinstance(network.random_state, Integral | np.random.RandomState)
         jobs[

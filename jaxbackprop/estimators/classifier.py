@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Shaped
+from scipy import sparse
 from sklearn.base import ClassifierMixin, _fit_context
 from sklearn.preprocessing import LabelBinarizer
 from sklearn.utils import compute_sample_weight
@@ -27,7 +28,8 @@ class BackpropClassifier(ClassifierMixin, BaseBackprop):
     after the same number of epochs. Not so with `shuffle=True` or `early_stopping=True`: scikit-learn draws the order
     of the samples, and which are held out, from the same stream as the weights, so that they depend on the widths of
     the layers; here they depend on the seed alone, as all networks of a search share them. By "lbfgs" the start is the
-    same, and the steps are until rounding errors have grown.
+    same, and the steps are until rounding errors have grown. With `sample_weight` a batch counts by its weights in the
+    loss of an epoch, in scikit-learn by its number of samples: the steps are the same, but training may stop elsewhere.
 
     **Arguments:**
     - `hidden_layer_sizes`: the widths of the hidden layers.
@@ -158,8 +160,8 @@ class BackpropClassifier(ClassifierMixin, BaseBackprop):
             self._label_binarizer = LabelBinarizer().fit(y if multilabel else classes)
         return self._fit(X, y, sample_weight, incremental=True)
 
-    def predict(self, X: Any) -> Shaped[np.ndarray, "samples ..."]:
-        """The most probable labels."""
+    def predict(self, X: Any) -> Shaped[np.ndarray, "samples ..."] | sparse.spmatrix | sparse.sparray:
+        """The most probable labels; of several labels a sample a sparse matrix, if they were trained on as one."""
         y_hat = self._outputs(X)
         return self._label_binarizer.inverse_transform(y_hat.ravel() if y_hat.shape[1] == 1 else y_hat)
 

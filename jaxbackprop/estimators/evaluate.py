@@ -11,12 +11,14 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from scipy import sparse
 from sklearn.base import clone
 from sklearn.model_selection import cross_validate
 from sklearn.model_selection._validation import _score
 from sklearn.pipeline import Pipeline
 from sklearn.utils import _safe_indexing
 from sklearn.utils.metaestimators import _safe_split
+from sklearn.utils.validation import _num_samples
 
 from jaxbackprop.devices import precision
 from jaxbackprop.estimators.base import BaseBackprop, Samples, make_splits
@@ -58,8 +60,9 @@ class Search(NamedTuple):
 class Fold:
     """One split of the data behind the steps before the network.
 
-    `before` holds the parts of X as they come out of these steps; where there are none, parts are taken out of the
-    search's own X when they are needed.
+    `before` holds the parts of X as they come out of these steps: "fit", to train on, which may be another than "train"
+    (out of fold, for a target's encoder); those to score, unless a step refuses them. Where there are no steps, parts
+    are taken out of the search's own X when they are needed.
     """
 
     search: Search
@@ -68,18 +71,20 @@ class Fold:
     before: Mapping[str, Any]
 
     def index(self, part: str) -> np.ndarray:
-        """Positions of the samples of a part, "train" or "test"."""
-        return np.asarray(self.search.splits[self.number][0 if part == "train" else 1])
+        """Positions of the samples of a part: "test", or "train", which "fit" is too."""
+        return self.search.splits[self.number][1 if part == "test" else 0]
 
     def whole(self, part: str) -> tuple[Any, Any]:
         """X and y of a part, before any step."""
         search, train = self.search, self.index("train")
-        return _safe_split(search.estimator, search.X, search.y, self.index(part), None if part == "train" else train)
+        return _safe_split(search.estimator, search.X, search.y, self.index(part), train if part == "test" else None)
 
     def samples(self, part: str) -> tuple[Any, Any]:
         """X and y of a part, as the network sees them."""
         X, y = self.whole(part)
-        return self.before.get(part, X), y
+        if self.steps is None:
+            return X, y
+        return self.before[part] if part in self.before else self.steps.transform(X), y
 
 
 class Ready(NamedTuple):
@@ -141,11 +146,19 @@ def _fold(search: Search, group: Group, number: int) -> Fold:
     if not isinstance(search.estimator, Pipeline) or len(search.estimator.steps) == 1:
         return bare
     steps = clone(search.estimator[:-1]).set_params(**group.before)
-    before = {"train": steps.fit_transform(*bare.whole("train")), "test": steps.transform(bare.whole("test")[0])}
+    before = {"fit": steps.fit_transform(*bare.whole("fit"))}
+    for part in scored_parts(search):
+        with contextlib.suppress(Exception):  # it is raised again, and told of, when the part is scored
+            before[part] = steps.transform(bare.whole(part)[0])
     return Fold(search, number, steps, before)
 
 
-def _ready(search: Search, candidate: Candidate, folds: Sequence[Fold]) -> tuple[list[Ready], dict[int, ValueError]]:
+def scored_parts(search: Search) -> tuple[str, ...]:
+    """The parts of each fold that are scored."""
+    return ("test", "train") if search.return_train_score else ("test",)
+
+
+def _ready(search: Search, candidate: Candidate, folds: Sequence[Fold]) -> tuple[list[Ready], dict[int, Exception]]:
     """Check the samples of each fold, and what is wrong with the others.
 
     Without steps before the network, and without weights that each fold would set otherwise, all folds share one copy
@@ -154,7 +167,7 @@ def _ready(search: Search, candidate: Candidate, folds: Sequence[Fold]) -> tuple
     shared = None
     if all(fold.steps is None for fold in folds) and getattr(candidate.network, "class_weight", None) is None:
         # If it fails, each fold says what is wrong with its own samples.
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(Exception):
             template = clone(candidate.network)
             shared = template._check_samples(search.X, search.y, search.weights, restart=True), template
     ready, wrong = [], {}
@@ -163,13 +176,14 @@ def _ready(search: Search, candidate: Candidate, folds: Sequence[Fold]) -> tuple
         try:
             if shared is None:
                 weights = None if search.weights is None else _safe_indexing(search.weights, index)
-                own = template._check_samples(*fold.samples("train"), weights, restart=True)
+                own = template._check_samples(*fold.samples("fit"), weights, restart=True)
                 parts = template._hold_out(own, candidate.seed)
                 ready.append(Ready(fold, template, own, parts))
                 continue
             template = copy.copy(shared[1])
             # A fold may lack a class: its network knows those that it has seen.
-            y = template._check_targets(_safe_indexing(np.asarray(search.y), index), restart=True)
+            whole = search.y if sparse.issparse(search.y) else np.asarray(search.y)
+            y = template._check_targets(_safe_indexing(whole, index), restart=True)
             if y.shape[1] != shared[0].y.shape[1]:
                 every = shared[0]._replace(X=shared[0].X[index], y=y.astype(shared[0].y.dtype))
                 own = every._replace(weights=None if every.weights is None else every.weights[index])
@@ -177,7 +191,7 @@ def _ready(search: Search, candidate: Candidate, folds: Sequence[Fold]) -> tuple
                 continue
             train, held_out = template._hold_out(Samples(index, y, None), candidate.seed)
             ready.append(Ready(fold, template, shared[0], (index[train], index[held_out])))
-        except ValueError as error:
+        except Exception as error:  # whatever scikit-learn's checks raise
             wrong[fold.number] = error
     return ready, wrong
 
@@ -218,11 +232,11 @@ def _train_job(
     machine = Machine(search.memory_budget or own.memory_budget, search.devices or own.devices)
     if first.solver == "lbfgs":
         return train_lbfgs(trials, [c.network._stop() for c in job], splits, machine, bar=bar, advance=advance)
-    schedule = first._schedule(job[0].seed, first.max_iter)
+    schedule = first._schedule(job[0].seed, int(first.max_iter))
     if not first.early_stopping and first.n_iter_no_change >= first.max_iter:
         # nothing can stop, or fall for want of progress, before the last epoch
         schedule = schedule._replace(monitor=None, rule=None if schedule.rule == "adaptive" else schedule.rule)
-    later = 0 if search.programs is None else len(search.y)
+    later = 0 if search.programs is None else _num_samples(search.y)
     with precision(splits.dtype):
         trained = train_networks(trials, splits, schedule, machine, bar=bar, advance=advance, later=later)
     if search.programs is not None:
@@ -264,21 +278,19 @@ def _score_stack(
     epochs: np.ndarray,
 ) -> list[Row]:
     """Score networks of one program on one fold; all of them have the same activation."""
-    parts = ("test", "train") if search.return_train_score else ("test",)
+    parts = scored_parts(search)
     start = time.perf_counter()
     scores: dict[str, Any] = {}
     for part in parts:
-        X, y = now.fold.samples(part)
-        y_codes = encode(now.template, y) if _is_usual(search, now) else None
-        if y_codes is not None:
-            checked = now.template._check_X(X, now.samples.X.dtype)
+        X, y = _usual_arrays(search, now, part)
+        if y is not None:
             coefs, intercepts = zip(*((w[chosen].swapaxes(1, 2), b[chosen]) for w, b in params), strict=True)
             with np.errstate(all="ignore"):  # networks that diverged are among them
-                values = usual_scores(checked, y_codes, coefs, intercepts, activation, now.template._objective())
+                values = usual_scores(X, y, coefs, intercepts, activation, now.template._objective())
             scores[part] = values.tolist()
         else:
             scores[part] = [
-                _score_one(search, now, part, X, y, _fitted(now, candidate, params, int(place), int(n)))
+                _score_one(search, now, part, _fitted(now, candidate, params, int(place), int(n)))
                 for candidate, place, n in zip(members, chosen, epochs, strict=True)
             ]
     seconds = (time.perf_counter() - start) / len(members)
@@ -289,8 +301,15 @@ def _score_stack(
     ]
 
 
-def _is_usual(search: Search, now: Ready) -> bool:
-    return search.score_weights is None and not callable(search.scoring) and usual(search.scoring, now.template)
+def _usual_arrays(search: Search, now: Ready, part: str) -> tuple[Any, Any]:
+    """X and y as `usual_scores` takes them; None if each network has to be scored alone, and to say what is wrong."""
+    if search.score_weights is not None or callable(search.scoring) or not usual(search.scoring, now.template):
+        return None, None
+    try:
+        X, y = now.fold.samples(part)
+        return now.template._check_X(X, now.samples.X.dtype), encode(now.template, y)
+    except Exception:  # whatever a transformer raises
+        return None, None
 
 
 def _fitted(now: Ready, candidate: Candidate, params: Params, place: int, epochs: int) -> BaseBackprop | None:
@@ -304,18 +323,20 @@ def _fitted(now: Ready, candidate: Candidate, params: Params, place: int, epochs
     return fitted
 
 
-def _score_one(search: Search, now: Ready, part: str, X: Any, y: Any, network: BaseBackprop | None) -> Any:
-    """A scorer by name sees what the network predicts; a callable gets the whole pipeline and the data as they were."""
+def _score_one(search: Search, now: Ready, part: str, network: BaseBackprop | None) -> Any:
+    """A scorer by name sees what the network predicts; a callable gets the whole pipeline and the data as they were; so
+    does any scorer if a step refuses the data, to say so."""
     if network is None:
         return np.nan
-    whole = now.fold.whole(part)[0]
-    weights = None if search.score_weights is None else _safe_indexing(search.score_weights, now.fold.index(part))
-    if callable(search.scoring) and isinstance(search.estimator, Pipeline):
+    fold, estimator = now.fold, network
+    X, y = fold.whole(part)
+    weights = None if search.score_weights is None else _safe_indexing(search.score_weights, fold.index(part))
+    refused = fold.steps is not None and part not in fold.before
+    if isinstance(search.estimator, Pipeline) and (callable(search.scoring) or refused):
         name = final_step(search.estimator)[0].removesuffix("__")
-        before = [] if now.fold.steps is None else now.fold.steps.steps
-        estimator, X = Pipeline([*before, (name, network)]), whole
+        estimator = Pipeline([*([] if fold.steps is None else fold.steps.steps), (name, network)])
     else:
-        estimator = network
+        X = fold.before.get(part, X)
     kwargs = {} if weights is None else {"sample_weight": weights}
     return _score(estimator, X, y, search.scorer, kwargs, search.error_score)
 

@@ -50,3 +50,19 @@ def _draw(seed: int, sizes: Sequence[int], factors: tuple[int, ...], dtype: Any)
         bias: Any = generator.uniform(-bound, bound, fan_out).astype(dtype)
         layers.append(Layer(weight, bias))
     return tuple(layers)
+
+
+def to_params(coefs: Sequence[np.ndarray], intercepts: Sequence[np.ndarray]) -> Params:
+    """The document's W^l and b^l from scikit-learn's attributes."""
+    make: Any = Layer
+    return tuple(make(coef.T, intercept) for coef, intercept in zip(coefs, intercepts, strict=True))
+
+
+def refuse_other_layers(coefs: Sequence[np.ndarray], sizes: Sequence[int]) -> None:
+    """**Raises:** `ValueError` if a network has not the layers that it should go on with, from features to outputs."""
+    had = [len(coefs[0]), *(coef.shape[1] for coef in coefs)]
+    if had != list(sizes):
+        raise ValueError(
+            f"hidden_layer_sizes and y ask for layers of {list(sizes)} units, features first, but the network that "
+            f"goes on has {had}; warm_start=False begins a new one"
+        )

@@ -23,10 +23,11 @@ from safetensors.numpy import save as to_bytes
 from sklearn.preprocessing import LabelBinarizer
 from sklearn.utils.validation import check_is_fitted
 
-from jaxbackprop.estimators.base import BaseBackprop, Optimizing, to_params
+from jaxbackprop.estimators.base import BaseBackprop, Optimizing
 from jaxbackprop.estimators.classifier import BackpropClassifier
 from jaxbackprop.estimators.ensemble import BaseSweepEnsemble
 from jaxbackprop.estimators.ensemble_file import ENSEMBLES, ensemble_contents, rebuild_ensemble
+from jaxbackprop.estimators.glorot import to_params
 from jaxbackprop.estimators.plain_data import plain, restored
 from jaxbackprop.estimators.regressor import BackpropRegressor
 from jaxbackprop.files import whole_file

@@ -8,7 +8,9 @@ from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int
 from matplotlib.axes import Axes
+from scipy import sparse
 from sklearn.base import _fit_context, clone, is_classifier
 from sklearn.exceptions import FitFailedWarning
 from sklearn.model_selection import check_cv
@@ -18,7 +20,7 @@ from sklearn.utils.validation import _check_method_params, check_is_fitted
 
 from jaxbackprop.estimators.base import BaseBackprop
 from jaxbackprop.estimators.callbacks import looks_inside, told_of_candidates
-from jaxbackprop.estimators.candidates import final_step, is_ours, lent, one_by_one, weight_name
+from jaxbackprop.estimators.candidates import final_step, is_ours, lent, one_by_one, redefined, weight_name
 from jaxbackprop.estimators.evaluate import Row, Search, evaluate, evaluate_one_by_one
 from jaxbackprop.estimators.reuse import Reusable
 from jaxbackprop.estimators.search_ensemble import Archive, SearchEnsemble, ensemble_of
@@ -58,7 +60,7 @@ class Sweeping(BaseSearchCV):
         programs: list[Reusable] = []
         if self.keep_networks:
             sample_weight = routed.estimator.fit.get(weight_name(self.estimator))
-            self._archive = Archive(np.asarray(y), sample_weight, self.n_splits_)
+            self._archive = Archive(y.toarray() if sparse.issparse(y) else np.asarray(y), sample_weight, self.n_splits_)
         tried: list[dict[str, Any]] = []
         rows: list[Row] = []
         more: dict[str, list[Any]] = {}
@@ -151,12 +153,16 @@ class Sweeping(BaseSearchCV):
 
     def _sweeps(self) -> bool:
         """Whether the engine trains the candidates; if one of our networks is out of its reach, that is said."""
-        inside = is_ours(self.estimator) and looks_inside(self, final_step(self.estimator)[1])
-        if is_ours(self.estimator) and not inside:
+        reason: str | None = f"a network inside a {type(self.estimator).__name__}"
+        if is_ours(self.estimator):
+            anew = redefined(self.estimator)
+            reason = f"a network under a method of a derived class, {anew}," if anew else None
+            if looks_inside(self, final_step(self.estimator)[1]):
+                reason = "a network with callbacks"
+        if reason is None:
             return True
         parts = self.estimator.get_params() if hasattr(self.estimator, "get_params") else {}
         if any(isinstance(part, BaseBackprop) for part in (self.estimator, *parts.values())):
-            reason = "a network with callbacks" if inside else f"a network inside a {type(self.estimator).__name__}"
             warnings.warn(
                 f"{reason} cannot be trained together with others: the candidates are trained one by one, which takes "
                 "longer",
@@ -176,7 +182,7 @@ class Sweeping(BaseSearchCV):
             self.estimator,
             X,
             y,
-            splits,
+            [(positions(train), positions(test)) for train, test in splits],
             self.scoring,
             scorers,
             routed.estimator.fit.get(weight_name(self.estimator)),
@@ -252,3 +258,9 @@ class Sweeping(BaseSearchCV):
                 candidates, self.n_splits_, [{key: row[key] for key in keys} for row in rows], more
             )
         return results, isinstance(model["test_scores"], dict)
+
+
+def positions(part: Any) -> Int[np.ndarray, " samples"]:
+    """The positions of the samples of a split's part, which scikit-learn also takes as a mask or a list."""
+    part = np.asarray(part)
+    return np.flatnonzero(part) if part.dtype == bool else part.astype(int)
