@@ -99,7 +99,7 @@ SELU_SCALE = 1.0507009873554805
 
 
 def selu(z: Elementwise) -> Elementwise:
-    """f(z) = s z where z > 0, otherwise s alpha (e^z - 1), with s = 1.0507 and alpha = 1.6733."""
+    """f(z) = s z where z > 0, otherwise s alpha (e^z - 1), with s = 1.0507, alpha = 1.6733 (Klambauer et al. 2017)."""
     return SELU_SCALE * jnp.where(z > 0, z, SELU_ALPHA * jnp.expm1(jnp.where(z > 0, 0, z)))
 
 
@@ -177,7 +177,13 @@ def hardshrink_slope(z: Elementwise, a: Elementwise) -> Elementwise:
 
 @dataclass(frozen=True)
 class Activation:
-    """An activation function: its value f(z), its derivative from z and a = f(z), and the z where it has a kink."""
+    """An activation function, elementwise.
+
+    - `name`: what tables show.
+    - `value`: f(z), for z of any shape.
+    - `slope`: f'(z), as a function of z and a = f(z), of the same shape.
+    - `kinks`: the z where the left and the right derivative differ; there `slope` is not compared with autodiff.
+    """
 
     name: str
     value: Callable[[Elementwise], Elementwise]

@@ -18,7 +18,7 @@ from jaxbackprop.network import FEW, Layer, Params, check_targets, forward, regu
 def softmax_jacobian(y_hat: Float[Array, "classes samples"]) -> Float[Array, "classes classes samples"]:
     """d y-hat_i / d z_j of each sample: y-hat_i (1 - y-hat_i) if j = i, -y-hat_i y-hat_j if j != i.
 
-    Both cases in one line: y-hat_i (1[i = j] - y-hat_j).
+    Both cases in one line: y-hat_i (1[i = j] - y-hat_j). **Returns:** [i, j, samples].
     """
     same = jnp.eye(y_hat.shape[0], dtype=y_hat.dtype)[:, :, None]
     return y_hat[:, None, :] * (same - y_hat[None, :, :])

@@ -196,7 +196,10 @@ def encode(y: ArrayLike, objective: str | None = None, *, classes: ArrayLike | N
 
 
 def check_lengths(X: ArrayLike, y: ArrayLike) -> None:
-    """Refuse X and y that do not speak of the same samples."""
+    """Refuse X and y that do not speak of the same samples.
+
+    **Raises:** `ValueError` with both lengths.
+    """
     if len(X) != len(y):
         raise ValueError(f"X and y must have one row a sample each, got {len(X)} rows of X and {len(y)} of y")
 

@@ -14,9 +14,11 @@ def compiler_options(*, quick: bool = False) -> dict[str, int | bool]:
     XLA's optimisations take longer than they save.
 
     XLA's CPU compiler uses 256-bit vectors unless told otherwise; on processors with 512-bit ones asking for them makes
-    a step of training 1.2 times faster, on others it changes nothing. Its older code generator compiles a sweep's
-    program in 0.6 of the time, to code that takes up to 1.3 times as long. Level 0 would compile a little faster yet,
-    but it is wrong: with it (jaxlib 0.10) the gradient of a cross-entropy of a single sample came out infinite.
+    a step of training faster, on others it changes nothing. Its older code generator, which `quick` asks for, compiles
+    a sweep's program in less time, to slower code. Level 0 would compile a little faster yet, but it is wrong: with it
+    (jaxlib 0.10) the gradient of a cross-entropy of a single sample came out infinite.
+
+    **Returns:** the options; none on a GPU.
     """
     if jax.default_backend() != "cpu":
         return {}
@@ -78,10 +80,12 @@ def use_compilation_cache(directory: str | Path) -> Path:
 
 
 def join_hosts() -> int:
-    """Join the processes that a launcher which JAX knows (Slurm, Open MPI, Kubernetes, a TPU pod) has started together,
-    or that JAX_COORDINATOR_ADDRESS, and where no launcher tells them JAX_NUM_PROCESSES and JAX_PROCESS_ID, tell of;
-    alone, do nothing. Scripts call it first. A sweep then spreads over the devices of all processes and ends with the
-    same result in each.
+    """Join processes that were started together: a sweep then spreads over the devices of all of them, and ends with
+    the same result in each. Scripts call it first; for a process that is alone it does nothing.
+
+    The processes find each other through a launcher that JAX knows (Slurm, Open MPI, Kubernetes, a TPU pod), or through
+    the environment variables JAX_COORDINATOR_ADDRESS and, where no launcher sets their number and ranks,
+    JAX_NUM_PROCESSES and JAX_PROCESS_ID.
 
     **Returns:** the number of processes.
 

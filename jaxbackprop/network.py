@@ -50,7 +50,10 @@ SCHEMES = {
 
 
 def check_sizes(sizes: Sequence[int]) -> tuple[int, ...]:
-    """`sizes` as a tuple of at least two widths of at least 1, or a `ValueError`."""
+    """`sizes` as a tuple of widths.
+
+    **Raises:** `ValueError` if there are fewer than two, or one is below 1.
+    """
     if isinstance(sizes, str | int) or len(sizes) < 2:
         raise ValueError(f"sizes={sizes!r} must list at least two widths: features, hidden units …, outputs")
     return tuple(check_integer(f"sizes[{i}]", width, 1) for i, width in enumerate(sizes))
@@ -184,8 +187,11 @@ def loss(
 ) -> Float[Array, ""]:
     """Equation (5) of the network's logits, plus l2/2 * sum(W^2).
 
-    **Arguments:** `x`, [features, samples]; `y`, [classes, samples], one-hot for "softmax"; `weights`, one a sample:
-    the mean becomes sum(w * loss) / sum(w).
+    **Arguments:** `x`, [features, samples]; `y`, [classes, samples], one-hot for "softmax"; `activation`, a name, an
+    `Activation`, or a tuple with one for each hidden layer; `l2`, at least 0; `weights`, one a sample: the mean becomes
+    sum(w * loss) / sum(w).
+
+    **Returns:** the loss, one number.
 
     **Raises:** `ValueError` as `forward` does, and if `y` or `weights` do not fit.
     """
@@ -195,7 +201,10 @@ def loss(
 
 
 def check_shapes(params: Params, x: Float[Array, "features samples"]) -> None:
-    """Refuse parameters and inputs whose shapes do not chain, before anything is computed."""
+    """Refuse parameters and inputs whose shapes do not chain, before anything is computed.
+
+    **Raises:** `ValueError` that names the layer and both shapes.
+    """
     if len(params) == 0:
         raise ValueError("params=() has no layer; init_params(key, sizes) makes them")
     if x.ndim != 2:
@@ -218,7 +227,10 @@ def check_targets(
     y: Float[Array, "classes samples"],
     weights: Float[Array, " samples"] | None,
 ) -> None:
-    """Refuse targets and sample weights that do not fit the network or the inputs."""
+    """Refuse targets and sample weights that do not fit the network or the inputs.
+
+    **Raises:** `ValueError` with the shape that was expected and the one that was given.
+    """
     check_shapes(params, x)
     right = (params[-1].bias.shape[0], x.shape[1])
     if y.shape != right:

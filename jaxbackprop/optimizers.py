@@ -46,7 +46,10 @@ class Hyperparameters(NamedTuple):
 
 
 def check_hyperparameters(hyperparameters: Hyperparameters) -> None:
-    """Refuse a value out of range; one that is traced, as under vmap, is left to its caller."""
+    """Refuse a value out of range; one that is traced, as under vmap, is left to its caller.
+
+    **Raises:** `ValueError` that names the field.
+    """
     if not isinstance(hyperparameters, Hyperparameters):
         raise ValueError(f"hyperparameters must be a Hyperparameters, got {type(hyperparameters).__name__}")
     for name in ("learning_rate", "l2", "momentum", "weight_decay", "beta_1", "beta_2", "epsilon"):
@@ -70,7 +73,13 @@ def _as_python(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class Optimizer:
-    """`init(params)` makes the state; `update(gradient, state, params, hyperparameters)` the new params and state."""
+    """How parameters are updated along a gradient.
+
+    - `name`: what tables show.
+    - `init`: the state to begin with, from the parameters; any pytree of arrays.
+    - `update`: from `(gradient, state, params, hyperparameters)` the new parameters and the new state. The gradient has
+      the structure of the parameters; l2 is already in it.
+    """
 
     name: str
     init: Callable[[PyTree], Any]
@@ -146,6 +155,8 @@ def from_optax(name: str, make: Callable[[Hyperparameters], Any] | Any) -> Optim
     **Arguments:** `make`, a function that makes the transformation from the hyperparameters, which are traced: it is
     called anew at each use, and its state must not depend on them; or a transformation as it is, which then goes by its
     own numbers.
+
+    **Returns:** an `Optimizer` of that name.
 
         from_optax("clipped", lambda h: optax.chain(optax.clip_by_global_norm(1.0), optax.adam(h.learning_rate)))
     """

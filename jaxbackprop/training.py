@@ -39,8 +39,8 @@ class State(NamedTuple):
 def recorded_steps(steps: int, record_every: int | None = None) -> list[int]:
     """After how many updates the loss is recorded: 0, record_every, 2 record_every, …, and always the last one.
 
-    By default at most a hundred times and at least a hundred updates apart, so that recording costs about a hundredth
-    of the training.
+    By default at most a hundred times and at least a hundred updates apart, so that recording costs little
+    beside the training.
     """
     every = min(record_every or max(100, steps // 100), steps)
     return [*range(0, steps, every), steps]
@@ -50,6 +50,8 @@ def batch_order(key: Key[Array, ""], samples: int, batch_size: int, steps: int) 
     """Which samples make up the batch of each step: a new permutation of all samples for every epoch.
 
     Where `batch_size` does not divide `samples` the last batch of an epoch is smaller; its empty slots hold -1.
+
+    **Returns:** the numbers of the samples, [steps, batch_size].
     """
     batches = -(-samples // batch_size)
     epochs = -(-steps // batches)
@@ -60,7 +62,10 @@ def batch_order(key: Key[Array, ""], samples: int, batch_size: int, steps: int) 
 
 
 def check_batches(batches: Batches, steps: int, samples: int) -> None:
-    """Refuse an order that does not fit the steps, or names samples that are not there."""
+    """Refuse an order that does not fit the steps, or names samples that are not there.
+
+    **Raises:** `ValueError` that says what does not fit.
+    """
     if batches.ndim != 2 or batches.shape[0] != steps or batches.size == 0:
         raise ValueError(f"batches must be [steps, batch_size] with steps={steps}, got shape {batches.shape}")
     if not jnp.issubdtype(batches.dtype, jnp.integer):
@@ -141,7 +146,7 @@ def fit(
       hidden layer.
     - `batch_size`: shuffled mini-batches in an order drawn from `hyperparameters.seed`; by default the full batch.
     - `batches`: the order itself, from `batch_order`, instead of `batch_size`. Networks that share it need no sort in
-      their program, which then compiles in less than half the time.
+      their program, which then compiles in less time.
     - `record_every`: see `recorded_steps`.
 
     **Returns:** the trained parameters and the loss curve.
@@ -200,7 +205,10 @@ def in_precision(hyperparameters: Hyperparameters, dtype: Any) -> Hyperparameter
 def order_of(
     batch_size: int | None, batches: Batches | None, hyperparameters: Hyperparameters, samples: int, steps: int
 ) -> Batches | None:
-    """The order of the mini-batches that `fit` was asked for; None for the full batch."""
+    """The order of the mini-batches that `fit` was asked for; None for the full batch.
+
+    **Raises:** `ValueError` if both `batch_size` and `batches` are given, or one does not fit the samples.
+    """
     if batch_size is not None:
         if batches is not None:
             raise ValueError("batch_size and batches were both given; batches already says which samples make a batch")

@@ -171,6 +171,8 @@ def test_everything_public_is_there(site):
     assert shown == "def delta("
     assert 'class="line"' not in (site / "speed.html").read_text(encoding="utf-8")  # where `sweep` is a row's name
     assert derivation.count("<math") > 12
+    assert "e<sup>z<sub>j</sub></sup>" in derivation
+    assert "Alias for field" not in (site / "jaxbackprop/network.html").read_text(encoding="utf-8")
     assert "$" not in re.sub(r"<(pre|script).*?</\1>", "", derivation, flags=re.DOTALL)
     gallery = (site / "experiments.html").read_text(encoding="utf-8")
     for script in (ROOT / "experiments").glob("*.py"):
@@ -188,7 +190,16 @@ def test_its_pages_in_the_browser(browser, site, width, scheme):
         visit(browser, page, width, scheme)
         contrast = browser.execute_script(CONTRAST)
         assert min(contrast) > 4.5, (page, contrast)
+        if width == 1400:
+            assert browser.execute_script(CUT_CODE) == [], page
 
+
+# What of the code is not seen without scrolling to the side.
+CUT_CODE = """
+return [...document.querySelectorAll("main pre")]
+    .filter(code => code.offsetParent && !code.closest("details") && code.scrollWidth > code.clientWidth + 1)
+    .map(code => code.innerText.slice(0, 80));
+"""
 
 # The contrast of text and background, as WCAG 2 counts it: of the page, its first link, and its first inline code.
 CONTRAST = """

@@ -40,7 +40,11 @@ class Finding:
 class Report:
     """The outcome of `audit`; print it to read it.
 
-    `convention` says what the gradient is right as, where that is not simply the gradient of the loss.
+    - `findings`: one `Finding` for each leaf of the parameters.
+    - `witness`: what the gradient was compared with, in words.
+    - `points`: at how many parameters.
+    - `notes`: what else was seen, a sentence each.
+    - `convention`: what the gradient is right as, where that is not simply the gradient of the loss.
     """
 
     findings: tuple[Finding, ...]

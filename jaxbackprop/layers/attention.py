@@ -42,6 +42,8 @@ def forward(
 
     Arrays are [heads, features, time, samples], or [heads * features, time, samples] with the numbers of `heads` and
     `key_heads`. A key head serves heads / key_heads query heads that follow one another. Causal: j <= i.
+
+    **Raises:** `ValueError` if the number of key heads does not divide that of the query heads.
     """
     shapes = (query.shape, key.shape, value.shape)
     if query.ndim == 3:

@@ -25,6 +25,8 @@ def forward(
     """out = x m / k with the kept share k = 1 - rate and a mask m of 0 and 1 that `key` draws, so that E[out] = x.
 
     A mask may be handed in instead of a key. Without training out = x.
+
+    **Raises:** `ValueError` if there is neither a key nor a mask to train with.
     """
     keep = jnp.asarray(1 - rate if training else 1, x.dtype)
     if not training:

@@ -50,7 +50,10 @@ class Windows(NamedTuple):
 def lay_windows(
     x: Array, size: PerDimension, stride: PerDimension | None, pad: PerDimension, sticking_out: bool
 ) -> Windows:
-    """Windows of a size, as far as they fit; with `sticking_out` one more that starts in x but ends behind it."""
+    """Windows of a size, as far as they fit; with `sticking_out` one more that starts in x but ends behind it.
+
+    **Raises:** `ValueError` if the padding is more than half of the size.
+    """
     space = x.shape[1:-1]
 
     def each(number: PerDimension) -> tuple[int, ...]:

@@ -72,7 +72,7 @@ def sweep(
     - `validation`: the share of samples to hold out, stratified; or a pair (X, y) of one's own; or None.
     - `folds`: instead, cross-validation: a number of folds, a scikit-learn splitter, or pairs of index arrays. All
       folds are trained together, in the same programs.
-    - `weights`: one a sample.
+    - `weights`: what each sample counts in the loss, (n_samples,), at least 0; None: all alike.
     - `objective`: "softmax", "sigmoid" or "squared", by default what y calls for; "poisson" for counts; or an
       `Objective` of one's own, whose dL/dz is held against autodiff before anything is trained.
     - `scheme`: how initial parameters are drawn, see `init_params`.
@@ -208,6 +208,13 @@ def plan(
     memory_budget: int = 2**31,
 ) -> Plan:
     """What `sweep` would do with a grid, without doing it: print it to see the programs and what they cost.
+
+    **Arguments:**
+    - `grid`, `epochs`, `devices`, `memory_budget`: as in `sweep`.
+    - `features`, `outputs`: the widths of what goes in and comes out; a class is an output.
+    - `samples`, `validation_samples`: how many are trained on, and how many are held out.
+
+    **Returns:** a `Plan`, with the seconds to compile and to train and the bytes that it predicts.
 
     **Raises:** `ValueError` as `sweep` does, for the grid and for a memory budget that is too small.
     """

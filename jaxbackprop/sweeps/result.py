@@ -98,7 +98,11 @@ class SweepResult:
     def predict_proba(
         self, trial: SupportsIndex, X: Any, split: SupportsIndex = 0
     ) -> Float[np.ndarray, "samples classes"]:
-        """y-hat of one trial for X (n_samples, n_features); for numbers to predict the predicted numbers."""
+        """y-hat of one trial for X (n_samples, n_features): a row for each sample, of probabilities, or of predicted
+        numbers.
+
+        **Raises:** `ValueError` if there is no such trial or split, or X does not fit.
+        """
         x = features_first(X)
         params = self.params(trial, split)
         y_hat = forward(

@@ -10,6 +10,7 @@ import ast
 import os
 import re
 import shutil
+import struct
 import sys
 from html import escape
 from pathlib import Path
@@ -40,6 +41,7 @@ FOLDERS = {
     "jaxbackprop": "jaxbackprop.html",
     "jaxbackprop/layers": "jaxbackprop/layers.html",
 }
+ERRATA = re.compile(r"<!-- table: errata -->.*?<!-- end -->", re.DOTALL)
 LANGUAGES = {".py": "python", ".c": "c", ".toml": "toml", ".md": "markdown"}
 
 
@@ -114,6 +116,7 @@ class Site:
         text = (ROOT / chapter).read_text(encoding="utf-8")
         body, headings = typeset.to_html(text, lambda target: self.address(target, chapter))
         body = self.link_names(body).replace("<!-- gallery -->", gallery())
+        body = ERRATA.sub(lambda table: typeset.with_scripts(table[0]), body)
         sections = [(anchor, name) for level, anchor, name in headings if level == 2]
         self.write(page_of(chapter), f"{CHAPTERS[chapter]} · jaxbackprop", body, sections)
 
@@ -140,13 +143,15 @@ def gallery() -> str:
         source = script.read_text(encoding="utf-8")
         question, _, rest = (ast.get_docstring(ast.parse(source)) or "").partition("\n\n")
         parts.append(f'<h2 id="{script.name}">{escape(script.name)}</h2>\n<p><strong>{escape(question)}</strong></p>')
-        parts += [f"<p>{escape(paragraph)}</p>" for paragraph in filter(None, rest.split("\n\n"))]
+        parts.append(typeset.to_html(rest, lambda target: target)[0])
         if "__main__" in source:
             parts.append(typeset.highlighted(f"python experiments/{script.name}", "sh"))
         for figure in sorted((ROOT / "experiments" / "figures").glob(f"{script.stem}*.png")):
             name = f"figures/{figure.name}"
             alt = f"{question} {figure.stem.replace('_', ' ')}"
-            parts.append(f'<p><a href="{name}"><img src="{name}" alt="{escape(alt)}" loading="lazy"></a></p>')
+            width, height = struct.unpack(">II", figure.read_bytes()[16:24])  # so that nothing jumps when it comes
+            size = f'width="{width}" height="{height}" loading="lazy"'
+            parts.append(f'<p><a href="{name}"><img src="{name}" alt="{escape(alt)}" {size}></a></p>')
         shown = typeset.code_page(source, "python").replace("L-", f"{script.stem}-")
         parts.append(f'<details class="script"><summary>{escape(script.name)}, the script</summary>{shown}</details>')
     return "\n".join(parts)

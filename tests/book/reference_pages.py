@@ -28,6 +28,7 @@ OPEN = (
     *("layers.normalization", "layers.pooling", "auditing.layered"),
     *(f"layers.{file}" for file in sorted({*FILES.values()} - {"pooling_mistakes"})),
 )
+ALIGNED = re.compile(r"\S {3,}\S|^ {3,}= ", re.MULTILINE)  # formulas set beside or below each other
 NAMES = ("jaxbackprop", *(f"jaxbackprop.{name}" for name in sorted((*CLOSED, *OPEN))))
 
 Modules = dict[str, pdoc.doc.Module]
@@ -74,6 +75,8 @@ def add_to_docstrings(modules: Modules, formulas: Mapping[str, str], examples: M
     for name in ("ACTIVATIONS", "Params"):  # a variable's docstring is known only where it is assigned
         home = next(m for key, m in modules.items() if key != "jaxbackprop" and m.get(name) and m.get(name).docstring)
         modules["jaxbackprop"].get(name).docstring = home.get(name).docstring
+    for module in modules.values():
+        set_formulas_apart(module)
     placed: list[str] = []
     for name, mathml in formulas.items():
         doc = named(name, modules)
@@ -83,6 +86,17 @@ def add_to_docstrings(modules: Modules, formulas: Mapping[str, str], examples: M
         doc = named(name, modules)
         doc.docstring = f"{doc.docstring}\n\n**Example:**\n\n{example}"
     return placed
+
+
+def set_formulas_apart(doc: Any) -> None:
+    """Paragraphs of aligned formulas become blocks of code, which keep their lines; of what a thing has, too."""
+    paragraphs = doc.docstring.split("\n\n")
+    formulas = [" = " in text and text[0] not in " `|-" and ALIGNED.search(text) for text in paragraphs]
+    doc.docstring = "\n\n".join(
+        f"```text\n{text}\n```" if is_formula else text for text, is_formula in zip(paragraphs, formulas, strict=True)
+    )
+    for member in getattr(doc, "members", {}).values():
+        set_formulas_apart(member)
 
 
 def named(name: str, modules: Modules) -> Any:
@@ -121,9 +135,15 @@ def without_dead_ends(html: str) -> str:
 
 
 def with_short_types(html: str) -> str:
-    """A page whose arrays are called as the code calls them: `Float[Array, "…"]`, not by the modules they come from."""
-    html = re.sub(r'(?:<span class="n">(?:jaxtyping|jaxlib|_jax)</span><span class="o">\.</span>)+', "", html)
-    return re.sub(r"jaxtyping\.(?=[A-Z])|jaxlib\._jax\.(?=Array)", "", html)
+    """A page whose types are called as the code calls them: `Float[Array, "…"]`, not by the modules they come from."""
+    html = re.sub(r'(?:<span class="n">(?:jaxtyping|jaxlib|_jax|typing)</span><span class="o">\.</span>)+', "", html)
+    return re.sub(r"\b(?:jaxtyping|typing)\.(?=[A-Z])|jaxlib\._jax\.(?=Array)", "", html)
+
+
+def without_hollow_words(html: str) -> str:
+    """A page without what Python writes under a named tuple and its fields, which says nothing."""
+    hollow = r"<p>(?:Alias for field number \d+|Create new instance of [^<]*)</p>"
+    return re.sub(rf'<div class="docstring">{hollow}\s*</div>', "", html)
 
 
 def configure(chapters: list[tuple[str, str]]) -> None:
@@ -140,6 +160,7 @@ def write_reference(modules: Modules, placed: list[str], out: Path) -> None:
         page = out / f"{name.replace('.', '/')}.html"
         page.parent.mkdir(parents=True, exist_ok=True)
         html = with_short_types(without_dead_ends(pdoc.render.html_module(module, modules)))
+        html = without_hollow_words(html)
         page.write_text(shown_formulas(html, placed), encoding="utf-8")
     index = shown_formulas(pdoc.render.search_index(modules), [" "] * len(placed))
     (out / "search.js").write_text(index, encoding="utf-8")

@@ -16,12 +16,22 @@ from pygments.util import ClassNotFound
 CODE_OR_FORMULA = re.compile(
     r"(?P<code>```.*?```|`[^`\n]*`)|\$\$(?P<block>.+?)\$\$|\$(?P<inline>[^$\n]+?)\$", re.DOTALL
 )
+BARRED = re.compile(r'<mover>(<mrow>(?:(?!<mover><mrow>).)*?</mrow>)<mo accent="true">&#x02015;</mo></mover>')
 
 
 @cache
 def mathml(latex: str, display: str = "inline") -> str:
-    """A formula in LaTeX as MathML, whose source is its label."""
-    return convert(latex.strip(), display=display)
+    """A formula in LaTeX as MathML; a bar over several letters is as long as they are."""
+    return BARRED.sub(r'<mrow class="bar">\1</mrow>', convert(latex.strip(), display=display))
+
+
+def with_scripts(html: str) -> str:
+    """Plain formulas such as `e^{z_j}` and `Σ_{j=1}^C` with their subscripts and superscripts in place."""
+    for mark, tag in (("_", "sub"), (r"\^", "sup")):
+        html = re.sub(rf"{mark}([A-Za-z]+)", rf"<{tag}>\1</{tag}>", html)
+    for mark, tag in (("_", "sub"), (r"\^", "sup")):
+        html = re.sub(rf"{mark}\{{([^{{}}]*)\}}", rf"<{tag}>\1</{tag}>", html)
+    return html
 
 
 def slug(heading: str) -> str:
