@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from scipy.stats import loguniform, randint, uniform
 from sklearn.model_selection import ParameterSampler
 
@@ -39,7 +40,8 @@ def draw_candidates(space: Mapping[str, Any] | None, count: int, seed: int, **fi
     for key, values in own.items():
         choose("space key", key, dict.fromkeys((*CHECKS, "width", "depth")))
         if not hasattr(values, "rvs") and (not isinstance(values, list | tuple) or len(values) == 0):
-            raise ValueError(f"space[{key!r}]={values!r} must be a scipy distribution, or a list such as [{values!r}]")
+            example = np.asarray(values).tolist() if isinstance(values, np.ndarray | range) else [values]
+            raise ValueError(f"space[{key!r}]={values!r} must be a scipy distribution, or a list such as {example!r}")
     whole = {**DEFAULT_SPACE, **own}
     if "hidden" in own:
         whole = {key: values for key, values in whole.items() if key not in ("width", "depth")}
