@@ -98,7 +98,8 @@ def losses(targets, z, y):
 
 @functools.cache
 def gradient_of(targets, activations):
-    """Of the mean loss and alpha's part of it, as scikit-learn shares it among the samples of a batch."""
+    """Of the mean loss and alpha's part of it, as scikit-learn shares it among the samples of a batch; and the loss as
+    it is told, which for several numbers is their mean, where the steps descend their sum."""
 
     def outputs(params, X, masks):
         a = X
@@ -108,10 +109,12 @@ def gradient_of(targets, activations):
 
     def mean_loss(params, X, y, w, alpha, masks):
         penalty = alpha / 2 * sum((weight**2).sum() for weight, _ in params)
-        return ((losses(targets, outputs(params, X, masks), y) * w).sum() + penalty) / w.sum()
+        each = (losses(targets, outputs(params, X, masks), y) * w).sum()
+        told = each / y.shape[1] if targets == "numbers" else each
+        return (each + penalty) / w.sum(), (told + penalty) / w.sum()
 
     compiled = functools.partial(jax.jit, compiler_options=QUICKLY)
-    return compiled(jax.value_and_grad(mean_loss)), compiled(outputs)
+    return compiled(jax.grad(mean_loss, has_aux=True)), compiled(outputs)
 
 
 class Plain:
@@ -177,7 +180,7 @@ class Plain:
                         for l, n in enumerate(s["hidden_layer_sizes"])
                     ]
                     masks = [np.asarray(mask).T for mask in drawn]
-                value, slopes = gradient(self.params, self.X[i], self.y[i], w, s["alpha"], masks)
+                slopes, value = gradient(self.params, self.X[i], self.y[i], w, s["alpha"], masks)
                 self.step(slopes)
                 total, count, number = total + float(value) * w.sum(), count + w.sum(), number + 1
             self.seen += len(train)

@@ -127,6 +127,20 @@ def test_regression_is_that_of_scikit_learn(loss):
     assert ours.out_activation_ == theirs.out_activation_
 
 
+@pytest.mark.parametrize(
+    "solver", [{"solver": "adam"}, {"solver": "sgd", "learning_rate": "adaptive"}, {"solver": "lbfgs", "max_iter": 40}]
+)
+def test_several_numbers_are_learned_for_as_long_as_by_scikit_learn(solver):
+    """Its steps descend the sum of the squared errors, and it stops by their mean."""
+    y = np.stack([X[:, 0] * X[:, 1], np.sin(X[:, 2]), X[:, 0]], axis=1)
+    settings = {"hidden_layer_sizes": (7,), "learning_rate_init": 0.02, "tol": 2e-3, "n_iter_no_change": 3}
+    settings |= {"max_iter": 300, "shuffle": False, "random_state": 3, **solver}
+    ours, theirs = BackpropRegressor(**settings, dtype="float64").fit(X, y), MLPRegressor(**settings).fit(X, y)
+    assert ours.n_iter_ == theirs.n_iter_
+    assert ours.loss_ == pytest.approx(theirs.loss_, rel=1e-8)
+    np.testing.assert_allclose(ours.predict(X), theirs.predict(X), rtol=1e-7, atol=1e-9)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("data", [load_iris, load_wine, load_breast_cancer, load_diabetes])
 def test_lbfgs_ends_where_that_of_scikit_learn_ends(data):

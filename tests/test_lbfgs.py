@@ -23,10 +23,10 @@ from jaxbackprop.estimators import (
     SweepSearchCV,
     quasi_newton,
 )
-from jaxbackprop.estimators.base import Samples, make_splits
 from jaxbackprop.estimators.lbfgs import FAILED, FLAT, RUNNING, Limits, begin, take_turn
 from jaxbackprop.estimators.line_search import CURVATURE, DECREASE, LONGEST, NARROW, begin_search, go_on
 from jaxbackprop.estimators.quasi_newton import Group, Stop, train_lbfgs
+from jaxbackprop.estimators.samples import Samples, make_splits
 from jaxbackprop.estimators.trainer import Machine
 from jaxbackprop.optimizers import _state_shapes
 from jaxbackprop.sweeps.grid import Trial

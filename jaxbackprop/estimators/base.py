@@ -21,26 +21,18 @@ from jaxbackprop.estimators.callbacks import AfterEpoch, watched
 from jaxbackprop.estimators.glorot import glorot_start, refuse_other_layers, to_params
 from jaxbackprop.estimators.quasi_newton import Stop, minimize, refuse_dropout
 from jaxbackprop.estimators.reuse import Reusable
+from jaxbackprop.estimators.samples import Samples, make_splits
 from jaxbackprop.estimators.settings import ALIASES, Settings
 from jaxbackprop.estimators.trainer import Course, Machine, Schedule, Warm, Watch, train_one
 from jaxbackprop.inference import outputs
-from jaxbackprop.losses import get_objective
 from jaxbackprop.network import Params
 from jaxbackprop.sweeps.grid import Trial
-from jaxbackprop.sweeps.splits import Index, Splits, make_data
+from jaxbackprop.sweeps.splits import Index
 from jaxbackprop.sweeps.stopping import Stopping, adaptive_rates
 
 OUTPUT_ACTIVATIONS = {"softmax": "softmax", "sigmoid": "logistic", "squared": "identity", "poisson": "exp"}
 SEEDS = 2**31 - 1
 PATIENT = 2**30  # epochs without improvement: as good as infinitely many
-
-
-class Samples(NamedTuple):
-    """Samples as they are trained on: targets [samples, outputs], one weight a sample or None."""
-
-    X: Float[np.ndarray, "samples features"]
-    y: Float[np.ndarray, "samples outputs"]
-    weights: Float[np.ndarray, " samples"] | None
 
 
 class Optimizing(NamedTuple):
@@ -370,28 +362,3 @@ def draw_seed(random_state: Any) -> int:
     if isinstance(random_state, Integral):
         return int(random_state)
     return int(check_random_state(random_state).randint(SEEDS))
-
-
-def make_splits(samples: Sequence[Samples], parts: Sequence[tuple[Index, Index]], objective: str) -> Splits:
-    """The engine's data: features first, and for each split the samples to train on and those to hold out.
-
-    **Arguments:** `samples`, one for all splits, or one for each; `parts`, positions in them.
-    """
-    sizes = np.cumsum([0, *(len(s.X) for s in samples)])
-    offsets = sizes[:-1] if len(samples) > 1 else np.zeros(len(parts), int)
-    weighted = any(s.weights is not None for s in samples)
-    weights = [np.ones(len(s.X), s.X.dtype) if s.weights is None else s.weights for s in samples] if weighted else []
-    train, held_out = ([o + part[k] for o, part in zip(offsets, parts, strict=True)] for k in (0, 1))
-    return Splits(
-        make_data(
-            np.concatenate([s.X.T for s in samples], axis=1),
-            np.concatenate([s.y.T for s in samples], axis=1),
-            np.concatenate(weights) if weighted else None,
-            train,
-            held_out,
-        ),
-        tuple(map(len, train)),
-        tuple(map(len, held_out)),
-        get_objective(objective),
-        objective,
-    )

@@ -21,10 +21,11 @@ from sklearn.utils.metaestimators import _safe_split
 from sklearn.utils.validation import _num_samples
 
 from jaxbackprop.devices import precision
-from jaxbackprop.estimators.base import BaseBackprop, Samples, make_splits
+from jaxbackprop.estimators.base import BaseBackprop
 from jaxbackprop.estimators.candidates import Candidate, Group, final_step, group_candidates, split_into_jobs
 from jaxbackprop.estimators.quasi_newton import refuse_dropout, train_lbfgs
 from jaxbackprop.estimators.reuse import Reusable
+from jaxbackprop.estimators.samples import Samples, make_splits
 from jaxbackprop.estimators.scores import encode, usual, usual_scores
 from jaxbackprop.estimators.search_ensemble import Archive
 from jaxbackprop.estimators.trainer import Machine, train_networks

@@ -19,8 +19,8 @@ class BackpropRegressor(RegressorMixin, BaseBackprop):
 
     **Arguments:** as `BackpropClassifier`, but for `class_weight`; and `loss`, "squared_error", or "poisson" for
     counts, of which y-hat = e^z is the mean. (Its loss leaves out the terms of y alone.) The score of early stopping is
-    R^2. The squared error of several outputs is their sum, which both descend; `MLPRegressor` reports, and stops by,
-    their mean, so that for the same `tol` it may end after another number of epochs.
+    R^2. Of several outputs the loss is the mean of their squared errors and the steps descend the sum, both as in
+    `MLPRegressor`.
     """
 
     _parameter_constraints: dict = {  # noqa: RUF012  scikit-learn's convention
