@@ -14,8 +14,8 @@ import numpy as np
 
 from jaxbackprop.optimizers import ignores_padding
 from jaxbackprop.sweeps.grid import Trial, each_activation, name_of
-from jaxbackprop.sweeps.placement import slot_widths
-from jaxbackprop.sweeps.planner import Family, Plan, Program, Workload, cut_into_chunks, family_of, fixed_bytes
+from jaxbackprop.sweeps.placement import Family, family_of, slot_widths
+from jaxbackprop.sweeps.planner import Plan, Program, Workload, cut_into_chunks, fixed_bytes
 
 
 def plan_in_frame(trials: Sequence[Trial], frame: Sequence[Trial], count: int, workload: Workload) -> Plan:
@@ -33,7 +33,7 @@ def plan_in_frame(trials: Sequence[Trial], frame: Sequence[Trial], count: int, w
     networks: dict[Family, list[int]] = defaultdict(list)
     for number, trial in enumerate(trials):
         for split in range(splits):
-            family = family_of(trial, split, workload)
+            family = family_of(trial, workload.batches(trial.batch_size, split))
             template = templates.get(family)
             if template is None or not _fits(trial, template):
                 raise ValueError(
@@ -73,7 +73,7 @@ def _templates(frame: Sequence[Trial], count: int, workload: Workload) -> dict[F
     splits = len(workload.train)
     members: dict[Family, dict[int, list[Trial]]] = defaultdict(lambda: defaultdict(list))
     for split, trial in product(range(splits), frame):
-        members[family_of(trial, split, workload)][split].append(trial)
+        members[family_of(trial, workload.batches(trial.batch_size, split))][split].append(trial)
     templates = {}
     for family, by_split in members.items():
         if not ignores_padding(family.optimizer):

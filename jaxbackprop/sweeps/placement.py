@@ -1,14 +1,36 @@
-"""Where the layers of a network stand in a program that has room for more of them, see `depths`: the hidden layers in
-the first slots, the output layer in the last."""
+"""Which networks can share a program, and where their layers stand in one that has room for more of them, see `depths`:
+the hidden layers in the first slots, the output layer in the last."""
 
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from jaxbackprop.network import Layer
-from jaxbackprop.optimizers import Optimizer, ignores_padding, is_own, tried_out
+from jaxbackprop.optimizers import Optimizer, get_optimizer, ignores_padding, is_own, tried_out
+from jaxbackprop.sweeps.grid import Trial
+
+
+class Family(NamedTuple):
+    """What networks must have in common to share a program. `alike` is whether there is a hidden layer; their depth or
+    their shape, if further layers or padding would disturb the optimizer."""
+
+    alike: bool | int | tuple[int, ...]
+    optimizer: Optimizer
+    batch_size: int | None
+    batches: int
+
+
+def family_of(trial: Trial, batches: int) -> Family:
+    """That of a trial on a split that makes so many batches."""
+    optimizer, depth = get_optimizer(trial.optimizer), len(trial.hidden)
+    alike: bool | int | tuple[int, ...] = depth > 0
+    if not ignores_padding(optimizer):
+        alike = trial.hidden
+    elif not ignores_slots(optimizer):
+        alike = depth
+    return Family(alike, optimizer, trial.batch_size, batches)
 
 
 def slot_widths(hidden: tuple[int, ...], slots: int) -> tuple[int, ...]:

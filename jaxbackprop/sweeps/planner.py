@@ -18,10 +18,10 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from jaxbackprop.activations import Activation
-from jaxbackprop.optimizers import Optimizer, get_optimizer, ignores_padding, is_own, layer_shapes, state_shapes
+from jaxbackprop.optimizers import Optimizer, get_optimizer, is_own, layer_shapes, state_shapes
 from jaxbackprop.sweeps.boxes import make_box
 from jaxbackprop.sweeps.grid import Trial, each_activation
-from jaxbackprop.sweeps.placement import ignores_slots, slot_widths
+from jaxbackprop.sweeps.placement import Family, family_of, slot_widths
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -177,7 +177,8 @@ def plan_trials(trials: Sequence[Trial], workload: Workload) -> Plan:
     splits = len(workload.train)
     for number, trial in enumerate(trials):
         for split in range(splits):
-            families[family_of(trial, split, workload)].append(number * splits + split)
+            family = family_of(trial, workload.batches(trial.batch_size, split))
+            families[family].append(number * splits + split)
     allowed = max(1, MAX_PROGRAMS // len(families))
     room = workload.memory_budget - fixed_bytes(trials, workload)
     programs = [p for family in families.values() for p in _plan_family(trials, family, workload, allowed, room)]
@@ -196,27 +197,6 @@ def plan_trials(trials: Sequence[Trial], workload: Workload) -> Plan:
             f"{plan.memory:,} bytes, {plan.memory / 2**20:.3g} MiB; raise it, or train fewer or smaller networks"
         )
     return plan
-
-
-class Family(NamedTuple):
-    """What networks must have in common to share a program. `alike` is whether there is a hidden layer; their depth or
-    their shape, if further layers or padding would disturb the optimizer."""
-
-    alike: bool | int | tuple[int, ...]
-    optimizer: Optimizer
-    batch_size: int | None
-    batches: int
-
-
-def family_of(trial: Trial, split: int, workload: Workload) -> Family:
-    """That of a trial on one split."""
-    optimizer, depth = get_optimizer(trial.optimizer), len(trial.hidden)
-    alike: bool | int | tuple[int, ...] = depth > 0
-    if not ignores_padding(optimizer):
-        alike = trial.hidden
-    elif not ignores_slots(optimizer):
-        alike = depth
-    return Family(alike, optimizer, trial.batch_size, workload.batches(trial.batch_size, split))
 
 
 def rooms(optimizer: Optimizer) -> float:
