@@ -109,26 +109,33 @@ def main(
     folds: int = 5,
     repeats: int = 2,
     embedding: Literal["piecewise_linear", "periodic"] | None = None,
+    resume: bool = False,
 ) -> pd.DataFrame:
     """Judge all of them on folds that they were not trained on.
 
     Args:
-        out: Where the table goes.
+        out: Where the tables go: the means, and every fold as soon as it is judged.
         datasets: Names of data sets.
         candidates: How many settings to draw.
         epochs: Passes over the samples, at most.
         folds: Parts that each set is divided into.
         repeats: How often it is divided.
         embedding: Of the features that the ensemble and the best candidate see.
+        resume: Whether to keep the folds that a run of the same settings has judged, and judge the others.
     """
     use_all_cores()
     os.environ["PYTHONWARNINGS"] = "ignore"  # for the processes that scikit-learn starts
-    rows = []
+    judged = out / "ensemble_accuracy_folds.csv"
+    rows: list[dict[str, Any]] = []
+    if resume and judged.exists():
+        rows = pd.read_csv(judged, index_col=0).to_dict("records")
     for name in datasets:
         every, targets, numbers = samples(name)
         kind = RepeatedKFold if numbers else RepeatedStratifiedKFold
         splits = kind(n_splits=folds, n_repeats=repeats, random_state=0).split(every, targets)
         for k, (train, test) in enumerate(splits):
+            if any(row["data"] == name and row["fold"] == k for row in rows):
+                continue
             y = targets.astype(float) if numbers else targets
             if numbers:
                 y = (y - y[train].mean()) / y[train].std()
@@ -143,6 +150,7 @@ def main(
             rows += new_rows
             losses = ", ".join(f"{row['model']} {row['loss']:.4f}" for row in new_rows)
             print(f"{name} {k}: {seconds:.0f} s, temperature {temperature:.2f}; losses: {losses}", flush=True)
+            save_table(pd.DataFrame(rows), judged)
     table = pd.DataFrame(rows)
     groups = table.groupby(["data", "model"], sort=False)[["score", "loss", "calibration error"]]
     means, errors = groups.mean(), groups.sem()

@@ -4,7 +4,9 @@ Everything that a training has to remember is in its book; what is on the device
 back to it. So halving, early stopping, interruption and checkpoints are nothing but moments at which the book is read.
 """
 
+import gc
 from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -38,7 +40,7 @@ LOOKS = 16  # how often the host looks, at least, whether networks have stopped 
 RECORDS = 64  # of each network that a call hands back, at most
 RECORD_BYTES = 2**24  # that these take together, at most
 NEVER, CONSTANT = Stopping(0), Fall()
-WORTH_MOVING = 0.75  # networks are moved together when that leaves this part of the chunks, or less
+WORTH_MOVING = 0.9  # networks are moved together when that leaves this part of the chunks, or less
 
 
 class Made(NamedTuple):
@@ -305,8 +307,22 @@ def _call(
         Stopping(*limits),
         Fall(*(np.asarray(number, splits.dtype) for number in job.fall)),
     )
-    carry, curves = make_program(job.mesh, recipe, shapes_of(arguments))(*arguments)
+    with _no_collection():
+        carry, curves = make_program(job.mesh, recipe, shapes_of(arguments))(*arguments)
     return run._replace(carry=jax.block_until_ready(carry), epoch=run.epoch + epochs * times), curves
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Tracing makes so many objects that Python would look through all there are for garbage, a tenth of a second of a
+    small search."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
 
 
 def _measure(job: Job, book: Book, data: Data, *, between: bool) -> None:
