@@ -154,9 +154,11 @@ def main(
     table = pd.DataFrame(rows)
     groups = table.groupby(["data", "model"], sort=False)[["score", "loss", "calibration error"]]
     means, errors = groups.mean(), groups.sem()
+    means = means.join(errors.add_suffix(" ±"))
     print("\nmeans over all folds, and standard errors")
-    print(means.join(errors.add_suffix(" ±")).to_string(float_format="{:.4f}".format, na_rep="-"))
-    print("saved", save_table(means.join(errors.add_suffix(" ±")), out / "ensemble_accuracy.csv"))
+    print(means.to_string(float_format="{:.4f}".format, na_rep="-"))
+    print("saved", judged)
+    print("saved", save_table(means, out / "ensemble_accuracy.csv"))
     return table
 
 

@@ -11,6 +11,7 @@ from types import ModuleType
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import pytest
 import tyro
 from jax.flatten_util import ravel_pytree
@@ -75,7 +76,7 @@ SMALL_ON_ALL_CORES = [
     (
         "ensemble_accuracy",
         "--datasets wine thresholds --candidates 2 --folds 2 --repeats 1 --epochs 10 --embedding periodic",
-        ["ensemble_accuracy.csv"],
+        ["ensemble_accuracy.csv", "ensemble_accuracy_folds.csv"],
         "HistGradientBoosting",
     ),
     (
@@ -252,3 +253,21 @@ def test_the_sigmoid_gradient_vanishes_with_depth_and_that_of_relu_does_not(tmp_
     ratio = table.set_index(["activation", "hidden layers"])["ratio"]
     assert ratio["sigmoid", 4] < 0.1 * ratio["sigmoid", 1]
     assert ratio["relu", 4] > 0.1
+
+
+def test_judged_folds_are_kept(tmp_path):
+    """A run that goes on judges the folds that are missing and no others."""
+    small = "--datasets wine --candidates 2 --folds 2 --epochs 5"
+
+    def judge(more: str) -> pd.DataFrame:
+        command = [sys.executable, EXPERIMENTS / "ensemble_accuracy.py", "--out", tmp_path]
+        subprocess.run([*command, *shlex.split(f"{small} {more}")], check=True, capture_output=True, timeout=100)
+        return pd.read_csv(tmp_path / "ensemble_accuracy_folds.csv", index_col=0)
+
+    first = judge("--repeats 1")
+    first.loc[0, "loss"] = 1000.0
+    first.to_csv(tmp_path / "ensemble_accuracy_folds.csv")
+    on = judge("--repeats 2 --resume")
+    assert first["fold"].unique().tolist() == [0, 1]
+    assert on["fold"].unique().tolist() == [0, 1, 2, 3]
+    assert on.loc[0, "loss"] == 1000.0

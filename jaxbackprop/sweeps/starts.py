@@ -9,13 +9,13 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from jaxbackprop.devices import compiler_options
 from jaxbackprop.network import Layer, Params, columns_drawn, scale, standard_rows
 from jaxbackprop.sweeps.grid import Trial
 
 BLOCK = 1024  # rows drawn at a time: one compiled program serves any number of networks of any width
 
 
-@functools.partial(jax.jit, static_argnames=("columns", "scheme", "dtype"))
 def _draw_block(
     seeds: Int[Array, " rows"], l: Int[Array, ""], rows: Int[Array, " rows"], *, columns: int, scheme: str, dtype: str
 ) -> Float[Array, "rows columns"]:
@@ -23,6 +23,14 @@ def _draw_block(
         return standard_rows(jax.random.key(seed), l[None], row[None], columns=columns, scheme=scheme, dtype=dtype)[0]
 
     return jax.vmap(draw)(seeds, rows)
+
+
+@functools.cache
+def _compiled() -> Any:
+    """`_draw_block`, compiled in half the time, to the same numbers."""
+    return jax.jit(
+        _draw_block, static_argnames=("columns", "scheme", "dtype"), compiler_options=compiler_options(quick=True)
+    )
 
 
 def draw_members(members: Sequence[Trial], padded: tuple[int, ...], *, scheme: str, dtype: np.dtype) -> Params:
@@ -52,7 +60,7 @@ def draw_starts(
         standard = np.empty((len(grid), columns), dtype)
         for start in range(0, len(grid), BLOCK):
             b = grid[start : start + BLOCK]
-            drawn = _draw_block(b[:, 0], np.int32(l), b[:, 1], columns=width, scheme=scheme, dtype=str(dtype))
+            drawn = _compiled()(b[:, 0], np.int32(l), b[:, 1], columns=width, scheme=scheme, dtype=str(dtype))
             standard[start : start + BLOCK] = np.asarray(drawn)[:, :columns]
         standard = standard[:total].reshape(len(distinct), rows, columns)
         fan_in, fan_out = sizes[:, l], sizes[:, l + 1]

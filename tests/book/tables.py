@@ -147,6 +147,31 @@ def ensemble_time(numbers: Mapping[str, Any]) -> str:
     return markdown((f"{numbers['dataset']}, {numbers['candidates']} candidates on five folds", "seconds"), rows)
 
 
+MODELS = {
+    "best candidate": "best candidate",
+    "ensemble": "ensemble",
+    "ensemble, T = 1": "the same, T = 1",
+    "GridSearchCV(MLP)": "`GridSearchCV(MLP)`",
+    "HistGradientBoosting": "`HistGradientBoosting`",
+}
+
+
+def ensemble_accuracy(table: pd.DataFrame, value: str) -> str:
+    """Means over the folds that models were judged on, and standard errors; the best of each set in bold."""
+    rows = []
+    for name, own in table.groupby("data", sort=False):
+        of_model = own.groupby("model")[value]
+        means, errors = of_model.mean(), of_model.sem()
+        best = means.idxmax() if value == "score" else means.idxmin()
+        cells = []
+        for model in MODELS:
+            known = model in means and not pd.isna(means[model])
+            cell = f"{means[model]:.3f} ± {errors[model]:.3f}" if known else "-"
+            cells.append(f"**{cell}**" if model == best else cell)
+        rows.append((str(name), f"{own['fold'].nunique()}", *cells))
+    return markdown(("data", "folds", *MODELS.values()), rows)
+
+
 def predictions(table: pd.DataFrame) -> str:
     """What sweeps of one program take, beside what the planner says beforehand."""
     rows = [
@@ -193,6 +218,10 @@ def refresh(results: Path | None = None) -> None:
     if (results / "ensemble_speed.json").exists():
         numbers = json.loads((results / "ensemble_speed.json").read_text(encoding="utf-8"))
         replace(HERE / "ensembles.md", "time", ensemble_time(numbers))
+    if (results / "ensemble_accuracy_folds.csv").exists():
+        table = pd.read_csv(results / "ensemble_accuracy_folds.csv")
+        for value in ("loss", "score", "calibration error"):
+            replace(HERE / "ensembles.md", value, ensemble_accuracy(table, value))
     if (results / "versus_sklearn.csv").exists():
         replace(HERE / "drop_in.md", "searches", searches(pd.read_csv(results / "versus_sklearn.csv")))
 
