@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from sklearn.datasets import load_iris
+from sklearn.datasets import load_iris, make_regression
+from sklearn.model_selection import KFold
 from sklearn.preprocessing import StandardScaler, scale
 
 from jaxbackprop.estimators import SweepEnsembleClassifier, SweepEnsembleRegressor, ensemble
@@ -38,3 +39,13 @@ def test_batches_are_neither_few_nor_of_many_programs(samples):
     assert 4 <= min(samples) / size <= max(16, min(samples) / 256)
     if max(samples) - min(samples) <= 10:  # folds of groups may differ more
         assert len({len(range(0, n, size)) for n in samples}) == 1
+
+
+def test_folds_of_masks_are_folds_of_positions():
+    """A mask is as long as the data, whatever it lets through: batches of 100 are all of 96 samples."""
+    X, y = make_regression(120, 3, random_state=0)
+    parts = list(KFold(5).split(X))
+    masks = [tuple(np.isin(np.arange(len(X)), part) for part in fold) for fold in parts]
+    settings = {"n_candidates": 2, "max_iter": 3, "batch_size": 100, "random_state": 0}
+    one, other = (SweepEnsembleRegressor(cv=cv, **settings).fit(X, y) for cv in (parts, masks))
+    np.testing.assert_array_equal(one.predict(X), other.predict(X))
