@@ -124,10 +124,17 @@ def test_measured_tables_come_from_results(tables, tmp_path, monkeypatch):
     (tmp_path / "pack.json").write_text(json.dumps({"programs": {"PyTorch bmm": row, "PyTorch bmm, one core": row}}))
     head = 'data,candidates,timed,scikit-learn / s,ours / s,ratio,second call / s,"ratio, second",scikit-learn\'s best'
     (tmp_path / "versus_sklearn.csv").write_text(f"{head},our best\niris,144,10,8.2,3.1,2.7,0.4,20,0.97,0.98\n")
+    judged = "data,model,fold,score,loss,calibration error\n"
+    for model, loss in (("ensemble", 0.2), ("best candidate", 0.3)):
+        judged += f"wine,{model},0,0.9,{loss},\nwine,{model},1,0.9,{loss + 0.2},\n"
+    (tmp_path / "ensemble_accuracy_folds.csv").write_text(judged)
     for name in ("README", "HERE", "SPEED"):
         copied = tmp_path / getattr(tables, name).name
         monkeypatch.setattr(tables, name, tmp_path if name == "HERE" else copied)
-    for source in (ROOT / "README.md", *(BOOK / f"{name}.md" for name in ("speed", "drop_in", "derivation"))):
+    for source in (
+        ROOT / "README.md",
+        *(BOOK / f"{name}.md" for name in ("speed", "drop_in", "derivation", "ensembles")),
+    ):
         (tmp_path / source.name).write_text(source.read_text(encoding="utf-8"), encoding="utf-8")
     monkeypatch.setattr(tables, "errata", lambda: "| none |")
     tables.refresh(tmp_path)
@@ -139,6 +146,8 @@ def test_measured_tables_come_from_results(tables, tmp_path, monkeypatch):
     assert "Measured on 2 cores of a processor" in speed
     assert "| PyTorch, `baddbmm` and autograd | one core | 1,230 | 2.5 | 0.12 |" in speed
     assert "| iris | 144 | 8.2 (10 timed) | 3.1 | 2.7 | 0.4 | 0.97, 0.98 |" in (tmp_path / "drop_in.md").read_text()
+    # The mean of 0.2 and 0.4, and half of their distance: the standard deviation 0.1414 by the root of 2.
+    assert "| wine | 2 | 0.400 ± 0.100 | **0.300 ± 0.100** | - | - | - |" in (tmp_path / "ensembles.md").read_text()
     with pytest.raises(ValueError, match="no place for the table"):
         tables.replace(tmp_path / "speed.md", "nothing", "")
 

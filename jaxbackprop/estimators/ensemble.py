@@ -108,7 +108,9 @@ class BaseSweepEnsemble(BaseEstimator):
         targets = self._encode(y, weights)
         seed = draw_seed(self.random_state)
         folds = list(self._folds(seed).split(X, targets))
-        batch = self._batch([int(np.sum(train)) if np.asarray(train).dtype == bool else len(train) for train, _ in folds])
+        batch = self._batch(
+            [int(np.sum(train)) if np.asarray(train).dtype == bool else len(train) for train, _ in folds]
+        )
         grid = draw_candidates(self.space, self.n_candidates, seed, optimizer="adamw", batch_size=batch)
         self.center_, self.scale_ = moments(X, weights)
         kind, self.embedding_ = self.numerical_embedding, None

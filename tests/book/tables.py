@@ -159,14 +159,13 @@ MODELS = {
 def ensemble_accuracy(table: pd.DataFrame, value: str) -> str:
     """Means over the folds that models were judged on, and standard errors; the best of each set in bold."""
     rows = []
-    for name, own in table.groupby("data", sort=False):
+    for name, own in table.dropna(subset=value).groupby("data", sort=False):
         of_model = own.groupby("model")[value]
         means, errors = of_model.mean(), of_model.sem()
         best = means.idxmax() if value == "score" else means.idxmin()
         cells = []
         for model in MODELS:
-            known = model in means and not pd.isna(means[model])
-            cell = f"{means[model]:.3f} ± {errors[model]:.3f}" if known else "-"
+            cell = f"{means[model]:.3f} ± {errors[model]:.3f}" if model in means else "-"
             cells.append(f"**{cell}**" if model == best else cell)
         rows.append((str(name), f"{own['fold'].nunique()}", *cells))
     return markdown(("data", "folds", *MODELS.values()), rows)
