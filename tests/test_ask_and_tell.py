@@ -167,6 +167,28 @@ def test_options_that_have_no_place_are_refused_before_a_trial_is_asked_for(opti
     assert study.trials == []
 
 
+def test_what_suggest_prunes_is_pruned_and_not_trained():
+    """As in Optuna's own loop; a batch of which nothing is left is none to train."""
+    trained = []
+
+    def some(trial):
+        rate = trial.suggest_float("rate", 0.01, 0.1)
+        if trial.number in (0, 2, 3, 5):
+            raise optuna.TrialPruned
+        return {"hidden": (2,), "learning_rate": rate}
+
+    study, own = (optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0)) for _ in range(2))
+    optimize_in_batches(
+        study, some, MOONS.X, MOONS.y, batches=4, batch=2, epochs=3, prune_at=[1],
+        report=lambda result: trained.append([trial.learning_rate for trial in result.trials]),
+    )  # fmt: skip
+    own.optimize(lambda trial: float(bool(some(trial))), n_trials=8)
+    assert [trial.state for trial in study.trials] == [trial.state for trial in own.trials]
+    rates = [trial.params["rate"] for trial in study.trials]
+    assert trained == [[rates[1]], [rates[4]], rates[6:]]  # and of the second batch nothing
+    assert [trial.value is None for trial in study.trials] == [trial.value is None for trial in own.trials]
+
+
 def test_what_suggest_returns_must_be_settings():
     with pytest.raises(ValueError, match=r"suggest must return a dict of settings, .* got None"):
         optimize_in_batches(optuna.create_study(), lambda trial: None, MOONS.X, MOONS.y, batches=1, **OPTIONS)

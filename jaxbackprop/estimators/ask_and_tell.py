@@ -41,7 +41,8 @@ def optimize_in_batches(
     **Arguments:**
     - `study`: minimizes the mean validation loss over the splits, or maximizes their score (accuracy, or r2), by its
       direction.
-    - `suggest`: from an Optuna trial to settings, by the keys of a sweep's grid, such as `{"hidden": (32,)}`.
+    - `suggest`: from an Optuna trial to settings, by the keys of a sweep's grid, such as `{"hidden": (32,)}`; where it
+      raises `optuna.TrialPruned`, the trial is pruned and not trained.
     - `X`, `y`, and `options` such as `epochs`, `folds`, `patience`: as in `sweep`. With `frame`, a grid that holds all
       that may be suggested, only the first batch compiles.
     - `batches`, `batch`: how many, and of how many trials each.
@@ -70,19 +71,27 @@ def optimize_in_batches(
         options["room"] = batch
     for _ in range(batches):
         asked = [study.ask() for _ in range(batch)]
-        ended = np.zeros(batch, bool)
-        if prune_at is not None:
-            options |= {"prune": partial(_ask_pruner, asked, by_score, ended), "prune_at": prune_at}
         try:
-            result = sweep([_one_trial(suggest(trial)) for trial in asked], X, y, **options)
+            trained, grid = _suggested(suggest, asked)
+            ended = np.zeros(len(trained), bool)
+            if prune_at is not None:
+                options |= {"prune": partial(_ask_pruner, trained, by_score, ended), "prune_at": prune_at}
+            result = sweep(grid, X, y, **options) if grid else None
         except BaseException:
             for trial in asked:
                 _tell(study, trial, state=TrialState.FAIL)
             raise
+        goes_on = True
+        for trial in asked:
+            if trial not in trained:
+                goes_on &= _tell(study, trial, state=TrialState.PRUNED)
+        if result is None:
+            if goes_on:
+                continue
+            break
         held_out = result.split_metrics()
         losses, scores = (np.mean(m, axis=1) for m in (held_out.validation_loss, held_out.validation_score))
-        goes_on = True
-        for number, trial in enumerate(asked):
+        for number, trial in enumerate(trained):
             value = float(scores[number] if by_score else losses[number])
             trial.set_user_attr("loss", float(losses[number]))
             trial.set_user_attr("score", float(scores[number]))
@@ -121,6 +130,20 @@ def _check_options(options: Mapping[str, Any]) -> None:
         raise ValueError("validation=None leaves nothing to judge trials by: give a share of the samples, or folds")
 
 
+def _suggested(suggest: Callable[[Any], Any], asked: Sequence[Any]) -> tuple[list[Any], list[dict[str, list[Any]]]]:
+    """The trials for which there are settings, and these."""
+    from optuna import TrialPruned
+
+    trained, grid = [], []
+    for trial in asked:
+        try:
+            grid.append(_one_trial(suggest(trial)))
+        except TrialPruned:
+            continue
+        trained.append(trial)
+    return trained, grid
+
+
 def _one_trial(settings: Any) -> dict[str, list[Any]]:
     """Settings as a grid of one trial."""
     if not isinstance(settings, Mapping):
@@ -141,7 +164,7 @@ def _tell(study: "optuna.Study", trial: Any, value: float | None = None, state: 
 
 
 def _ask_pruner(
-    asked: Sequence[Any],
+    trained: Sequence[Any],
     by_score: bool,
     ended: Bool[np.ndarray, " batch"],
     epoch: int,
@@ -151,6 +174,6 @@ def _ask_pruner(
 ) -> Bool[np.ndarray, " living"]:
     """Report what the trials of a batch that still train are worth, ask which end, and note it in `ended`."""
     for number, value in zip(living, scores if by_score else losses, strict=True):
-        asked[number].report(float(value), epoch)
-    ended[living] = [asked[number].should_prune() for number in living]
+        trained[number].report(float(value), epoch)
+    ended[living] = [trained[number].should_prune() for number in living]
     return ended[living]
