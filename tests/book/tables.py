@@ -162,11 +162,11 @@ def ensemble_accuracy(table: pd.DataFrame, value: str) -> str:
     for name, own in table.dropna(subset=value).groupby("data", sort=False):
         of_model = own.groupby("model")[value]
         means, errors = of_model.mean(), of_model.sem()
-        best = means.idxmax() if value == "score" else means.idxmin()
+        best = f"{means.max() if value == 'score' else means.min():.3f}"
         cells = []
         for model in MODELS:
             cell = f"{means[model]:.3f} ± {errors[model]:.3f}" if model in means else "-"
-            cells.append(f"**{cell}**" if model == best else cell)
+            cells.append(f"**{cell}**" if cell.startswith(best) else cell)
         rows.append((str(name), f"{own['fold'].nunique()}", *cells))
     return markdown(("data", "folds", *MODELS.values()), rows)
 
