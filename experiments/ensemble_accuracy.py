@@ -129,12 +129,13 @@ def main(
     rows: list[dict[str, Any]] = []
     if resume and judged.exists():
         rows = pd.read_csv(judged, index_col=0).to_dict("records")
+    done = {(row["data"], row["fold"]) for row in rows}
     for name in datasets:
         every, targets, numbers = samples(name)
         kind = RepeatedKFold if numbers else RepeatedStratifiedKFold
         splits = kind(n_splits=folds, n_repeats=repeats, random_state=0).split(every, targets)
         for k, (train, test) in enumerate(splits):
-            if any(row["data"] == name and row["fold"] == k for row in rows):
+            if (name, k) in done:
                 continue
             y = targets.astype(float) if numbers else targets
             if numbers:

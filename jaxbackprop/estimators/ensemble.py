@@ -17,6 +17,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, colu
 from jaxbackprop.devices import precision
 from jaxbackprop.estimators.base import draw_seed
 from jaxbackprop.estimators.numerical import EMBEDDINGS, Bins, Waves, embed, fit_embedding
+from jaxbackprop.estimators.samples import positions
 from jaxbackprop.estimators.settings import MEMORY
 from jaxbackprop.estimators.space import draw_candidates
 from jaxbackprop.sweeps.greedy import BAGS, ROUNDS
@@ -108,9 +109,7 @@ class BaseSweepEnsemble(BaseEstimator):
         targets = self._encode(y, weights)
         seed = draw_seed(self.random_state)
         folds = list(self._folds(seed).split(X, targets))
-        batch = self._batch(
-            [int(np.sum(train)) if np.asarray(train).dtype == bool else len(train) for train, _ in folds]
-        )
+        batch = self._batch([len(positions(train)) for train, _ in folds])
         grid = draw_candidates(self.space, self.n_candidates, seed, optimizer="adamw", batch_size=batch)
         self.center_, self.scale_ = moments(X, weights)
         kind, self.embedding_ = self.numerical_embedding, None

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from jaxbackprop.losses import OBJECTIVES
 from jaxbackprop.sweeps.splits import Index, Splits, make_data
@@ -30,6 +30,12 @@ def mean_squared_error(
 # What `MLPRegressor` tells of its loss, and stops by, is the mean over the outputs, but its steps descend their sum,
 # the derivative of which is y-hat - y. Of one output both are the same.
 TRAINED_FOR = {**OBJECTIVES, "squared": replace(OBJECTIVES["squared"], per_sample=mean_squared_error)}
+
+
+def positions(part: Any) -> Int[np.ndarray, " samples"]:
+    """The positions of the samples of a split's part, which scikit-learn also takes as a mask or a list."""
+    part = np.asarray(part)
+    return np.flatnonzero(part) if part.dtype == bool else part.astype(int)
 
 
 def make_splits(samples: Sequence[Samples], parts: Sequence[tuple[Index, Index]], objective: str) -> Splits:

@@ -8,7 +8,6 @@ from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int
 from matplotlib.axes import Axes
 from scipy import sparse
 from sklearn.base import _fit_context, clone, is_classifier
@@ -23,6 +22,7 @@ from jaxbackprop.estimators.callbacks import looks_inside, told_of_candidates
 from jaxbackprop.estimators.candidates import final_step, is_ours, lent, one_by_one, redefined, weight_name
 from jaxbackprop.estimators.evaluate import Row, Search, evaluate, evaluate_one_by_one
 from jaxbackprop.estimators.reuse import Reusable
+from jaxbackprop.estimators.samples import positions
 from jaxbackprop.estimators.search_ensemble import Archive, SearchEnsemble, ensemble_of
 from jaxbackprop.estimators.search_plot import plot_search
 from jaxbackprop.sweeps.greedy import BAGS, LIBRARY, ROUNDS
@@ -258,9 +258,3 @@ class Sweeping(BaseSearchCV):
                 candidates, self.n_splits_, [{key: row[key] for key in keys} for row in rows], more
             )
         return results, isinstance(model["test_scores"], dict)
-
-
-def positions(part: Any) -> Int[np.ndarray, " samples"]:
-    """The positions of the samples of a split's part, which scikit-learn also takes as a mask or a list."""
-    part = np.asarray(part)
-    return np.flatnonzero(part) if part.dtype == bool else part.astype(int)
