@@ -14,16 +14,17 @@ def compiler_options(*, quick: bool = False) -> dict[str, int | bool]:
     XLA's optimisations take longer than they save.
 
     XLA's CPU compiler uses 256-bit vectors unless told otherwise; on processors with 512-bit ones asking for them makes
-    a step of training faster, on others it changes nothing. Its older code generator, which `quick` asks for, compiles
-    a sweep's program in less time, to slower code. Level 0 would compile a little faster yet, but it is wrong: with it
-    (jaxlib 0.10) the gradient of a cross-entropy of a single sample came out infinite.
+    a step of training faster, on others it changes nothing. LLVM's passes above level 1 take longer and leave a step as
+    fast at best; where an activation takes most of it, slower. XLA's older code generator, which `quick` asks for,
+    compiles a sweep's program in less time, to slower code. Level 0 would compile a little faster yet, but it is wrong:
+    with it (jaxlib 0.10) the gradient of a cross-entropy of a single sample came out infinite.
 
     **Returns:** the options; none on a GPU.
     """
     if jax.default_backend() != "cpu":
         return {}
-    hurried = {"xla_cpu_use_fusion_emitters": False, "xla_backend_optimization_level": 1} if quick else {}
-    return {"xla_cpu_prefer_vector_width": 512, **hurried}
+    hurried = {"xla_cpu_use_fusion_emitters": False} if quick else {}
+    return {"xla_cpu_prefer_vector_width": 512, "xla_backend_optimization_level": 1, **hurried}
 
 
 def precision(dtype: Any) -> AbstractContextManager:

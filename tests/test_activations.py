@@ -93,6 +93,17 @@ def test_finite_and_accurate_in_float32_up_to_ten_thousand(name, jit):
 
 
 @pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_series_of_softplus_is_right_to_the_last_bits_where_it_is_tiny_too(dtype):
+    z = np.linspace(-80, 80, 20_001).astype(dtype)
+    wide = z.astype(np.longdouble)
+    right = np.maximum(wide, 0) + np.log1p(np.exp(-np.abs(wide)))
+    found = np.asarray(ACTIVATIONS["softplus"].value(jnp.asarray(z)))
+    assert found.dtype == dtype
+    assert np.max(np.abs(found / right - 1)) <= 4 * np.finfo(dtype).eps
+
+
+@pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_derivative_is_that_of_finite_differences(name):
     activation, rng = ACTIVATIONS[name], np.random.default_rng(0)

@@ -244,6 +244,41 @@ def test_a_pruner_ends_trials_and_the_others_end_as_they_would(direction):
                 jax.tree.map(np.testing.assert_array_equal, seen[0].params(number, split), full.params(number, split))
 
 
+class Worst(optuna.pruners.BasePruner):
+    """Every third trial ends at the first step asked."""
+
+    def prune(self, study, trial):
+        return trial.number % 3 == 1
+
+
+@pytest.mark.slow
+def test_suggestions_pruned_beside_a_frame_folds_patience_and_a_pruner(compiled):
+    """Each trial comes to what it would alone, and only the first batch compiles."""
+    generator = np.random.default_rng(0)
+    settings = [{**TRIALS[k % len(TRIALS)], "learning_rate": float(generator.choice([0.01, 0.05, 3.0])), "seed": k}
+                for k in range(12)]  # fmt: skip
+    options = {"epochs": 30, "folds": 3, "patience": 2, "record_every": 2, "progress": False}
+
+    def some(trial):
+        if trial.number % 4 == 2:
+            raise optuna.TrialPruned
+        return settings[trial.number] | {"optimizer": "adamw"}
+
+    study, programs = optuna.create_study(pruner=Worst()), []
+    optimize_in_batches(study, some, MOONS.X, MOONS.y, batches=3, batch=4, frame=FRAME, prune_at=[4],
+                        report=lambda _: programs.append(compiled()), **options)  # fmt: skip
+    assert programs[1:] == programs[:1] * 2
+    for trial, own in zip(study.trials, settings, strict=True):
+        alone = jb.sweep({key: [value] for key, value in own.items()} | {"optimizer": ["adamw"]},
+                         MOONS.X, MOONS.y, **options)  # fmt: skip
+        if trial.number % 4 == 2 or trial.number % 3 == 1:
+            assert trial.state.name == "PRUNED"
+        else:
+            assert trial.state.name == "COMPLETE"
+            assert trial.value == pytest.approx(alone.table["validation_loss"][0], rel=1e-5)
+            assert trial.user_attrs["epochs"] == alone.table["epochs"][0]
+
+
 class Impatient(Rule):
     """Presses Ctrl-C at step 5."""
 

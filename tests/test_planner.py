@@ -85,6 +85,17 @@ def test_longer_training_is_worth_more_compiling():
     assert counts[0] < counts[-1]
 
 
+def test_a_short_training_is_compiled_quickly_unless_that_makes_its_activation_slow():
+    def quick(activation, epochs):
+        trials = expand({"activation": [activation], "hidden": [(48,)], "seed": range(100)})
+        (program,) = plan_trials(trials, workload(epochs=epochs)).programs
+        return program.quick
+
+    lengths = (10, 200, 100_000)
+    assert [quick("tanh", epochs) for epochs in lengths] == [True, True, False]
+    assert [quick("gelu", epochs) for epochs in lengths] == [True, False, False]
+
+
 def test_a_smaller_budget_means_smaller_chunks_and_a_hopeless_one_is_refused():
     trials = expand({"hidden": [(100,)], "seed": range(10_000)})
     roomy = workload(cache=None, memory_budget=2**34)

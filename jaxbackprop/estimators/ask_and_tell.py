@@ -81,35 +81,16 @@ def optimize_in_batches(
             for trial in asked:
                 _tell(study, trial, state=TrialState.FAIL)
             raise
-        goes_on = True
-        for trial in asked:
-            if trial not in trained:
-                goes_on &= _tell(study, trial, state=TrialState.PRUNED)
-        if result is None:
-            if goes_on:
-                continue
-            break
-        held_out = result.split_metrics()
-        losses, scores = (np.mean(m, axis=1) for m in (held_out.validation_loss, held_out.validation_score))
-        for number, trial in enumerate(trained):
-            value = float(scores[number] if by_score else losses[number])
-            trial.set_user_attr("loss", float(losses[number]))
-            trial.set_user_attr("score", float(scores[number]))
-            trial.set_user_attr("epochs", int(result.table["epochs"][number]))
-            bad = bool(result.table["diverged"][number]) or not np.isfinite(value)
-            if ended[number]:
-                goes_on &= _tell(study, trial, state=TrialState.PRUNED)
-            elif bad:
-                goes_on &= _tell(study, trial, state=TrialState.FAIL)
-            else:
-                if prune_at is not None and result.finished[number]:  # by it pruners know how long a training is
-                    trial.report(value, int(result.table["epochs"][number]))
-                goes_on &= _tell(study, trial, value)
-        if report is not None:
-            report(result)
-        if not (result.finished | ended).all():
-            warnings.warn("the search was interrupted, and ends with the batch under way", RuntimeWarning, stacklevel=2)
-            break
+        told = [_tell(study, trial, state=TrialState.PRUNED) for trial in asked if trial not in trained]
+        goes_on = all(told)
+        if result is not None:
+            goes_on &= _tell_batch(study, trained, result, ended, prune_at is not None)
+            if report is not None:
+                report(result)
+            if not (result.finished | ended).all():
+                message = "the search was interrupted, and ends with the batch under way"
+                warnings.warn(message, RuntimeWarning, stacklevel=2)
+                break
         if not goes_on:
             break
     return study
@@ -161,6 +142,31 @@ def _tell(study: "optuna.Study", trial: Any, value: float | None = None, state: 
             raise
         return False
     return True
+
+
+def _tell_batch(
+    study: "optuna.Study", trained: Sequence[Any], result: SweepResult, ended: Bool[np.ndarray, " batch"], pruning: bool
+) -> bool:
+    """Tell what came of trials that were trained; `ended` are those that the pruner ended. False as in `_tell`."""
+    from optuna.study import StudyDirection
+    from optuna.trial import TrialState
+
+    held_out, table, goes_on = result.split_metrics(), result.table, True
+    losses, scores = (np.mean(m, axis=1) for m in (held_out.validation_loss, held_out.validation_score))
+    values = scores if study.direction == StudyDirection.MAXIMIZE else losses
+    for number, trial in enumerate(trained):
+        value, epochs = float(values[number]), int(table["epochs"][number])
+        for key, outcome in (("loss", float(losses[number])), ("score", float(scores[number])), ("epochs", epochs)):
+            trial.set_user_attr(key, outcome)
+        if ended[number]:
+            goes_on &= _tell(study, trial, state=TrialState.PRUNED)
+        elif table["diverged"][number] or not np.isfinite(value):
+            goes_on &= _tell(study, trial, state=TrialState.FAIL)
+        else:
+            if pruning and result.finished[number]:  # by it pruners know how long a training is
+                trial.report(value, epochs)
+            goes_on &= _tell(study, trial, value)
+    return goes_on
 
 
 def _ask_pruner(

@@ -28,8 +28,6 @@ from jaxbackprop.sweeps.state import TRAINING, Book
 from jaxbackprop.sweeps.stopping import Fall, Stopping
 from jaxbackprop.sweeps.transfer import local_mesh, make_mesh
 
-COMPILING = 1.2  # epochs with their records compile so many times as long as a sweep's stretch of steps
-
 Report = Callable[[Float[np.ndarray, "3 epochs"]], None]
 Watch = Callable[[Callable[[], Params], bool], bool]
 
@@ -147,7 +145,7 @@ def train_networks(
     mesh = make_mesh(machine.devices)  # refused, even for one network, if there are fewer
     mesh = local_mesh() if single else mesh
     sizes = workload(splits, schedule.epochs, mesh.devices.size, machine.memory_budget)
-    sizes = sizes._replace(compiling=COMPILING, monitored=schedule.monitor is not None, assess=False)
+    sizes = sizes._replace(monitored=schedule.monitor is not None, assess=False)
     every_epoch = single or schedule.monitor is not None or schedule.rule is not None
     plan, made = plan_trials(trials, sizes), None
     lends = later > 0 and schedule.monitor == "train"  # what says how the loss of a single network goes, too

@@ -15,7 +15,7 @@ import numpy as np
 from jaxbackprop.optimizers import ignores_padding
 from jaxbackprop.sweeps.grid import Trial, each_activation, name_of
 from jaxbackprop.sweeps.placement import Family, family_of, slot_widths
-from jaxbackprop.sweeps.planner import Plan, Program, Workload, cut_into_chunks, fixed_bytes
+from jaxbackprop.sweeps.planner import Plan, Program, Workload, cut_into_chunks, plan_of
 
 
 def plan_in_frame(trials: Sequence[Trial], frame: Sequence[Trial], count: int, workload: Workload) -> Plan:
@@ -24,7 +24,7 @@ def plan_in_frame(trials: Sequence[Trial], frame: Sequence[Trial], count: int, w
     **Arguments:** `count`, how many trials there are at most.
 
     **Raises:** `ValueError` if there are more, or one of them is not inside the frame: no wider than its widest layers,
-    with a depth, activation, optimizer and batch size that occur in it.
+    with a depth, activation, optimizer and batch size that occur in it; or if they need more memory than there is.
     """
     if len(trials) > count:
         raise ValueError(f"grid has {len(trials)} trials, but the frame has room for {count}")
@@ -42,22 +42,8 @@ def plan_in_frame(trials: Sequence[Trial], frame: Sequence[Trial], count: int, w
                     f"batch_size={trial.batch_size}, dropout={trial.dropout:g} must be held by one of its trials"
                 )
             networks[family].append(number * splits + split)
-    programs = tuple(replace(templates[family], networks=np.sort(own)) for family, own in networks.items())
-    fixed = fixed_bytes(trials, workload)
-    plan = Plan(
-        programs,
-        networks=len(trials) * splits,
-        network_steps=sum(len(p.networks) * p.batches * workload.epochs for p in programs),
-        waste=float(np.mean([p.waste for p in programs])),
-        memory=fixed + max(p.memory for p in programs),
-        workload=workload,
-    )
-    if plan.memory > workload.memory_budget:
-        raise ValueError(
-            f"memory_budget={workload.memory_budget / 2**20:.0f} MiB is too little: the frame needs "
-            f"{plan.memory / 2**20:.0f} MiB; raise it, or ask for fewer trials at once"
-        )
-    return plan
+    programs = [replace(templates[family], networks=np.sort(own)) for family, own in networks.items()]
+    return plan_of(programs, trials, workload)
 
 
 def _fits(trial: Trial, program: Program) -> bool:

@@ -29,8 +29,6 @@ from jaxbackprop.sweeps.transfer import make_mesh
 
 Grid = Mapping[str, Any] | Sequence[Any]
 
-WATCHED = 1.45  # a program whose records decide who goes on compiles so many times as long as another
-
 
 def sweep(
     grid: Grid,
@@ -130,7 +128,7 @@ def sweep(
     rungs = [(e, 0) for e in [*pruned_at, epochs]] if halving is None else schedule(epochs, len(trials), halving)
     sizes = workload(splits, epochs, mesh.devices.size, memory_budget)
     if patience is not None:
-        sizes = sizes._replace(monitored=True, compiling=WATCHED)
+        sizes = sizes._replace(monitored=True)
     job = Job(
         plan=_plan(trials, sizes, frame, room),
         trials=trials,

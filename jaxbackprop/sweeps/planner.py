@@ -32,6 +32,7 @@ MAX_WASTE = 0.3
 # The cost model, in seconds on one device, as experiments/plan_costs.py fits it. It decides between plans and predicts;
 # the sweep measures.
 COMPILE, COMPILE_LAYER, COMPILE_ACTIVATION = 0.93, 0.2, 0.16  # a program; each hidden layer; each further activation
+WATCHED, EPOCHS = 1.45, 1.2  # times as long: with patience beside whole records; with an estimator's, one an epoch
 LAUNCH, LAUNCHES_LAYER = 0.16e-6, 10  # one operation on one chunk; how many of them a layer's step has
 ELEMENT = 0.74e-9  # all elementwise work on one unit's activation of one sample, forward and backward
 CHOICE = 1.3  # how much longer that takes if activation or depth are chosen while the program runs
@@ -40,7 +41,9 @@ UPDATE = 1.2e-9  # of a parameter, and of each number that the optimizer holds f
 
 CACHE = 300_000  # bytes of activations of one chunk, so that forward and backward pass stay in a core's cache
 SLOTS = {"sgd": 0, "momentum": 1, "nesterov": 1, "adam": 2, "adam_hat": 2, "adamw": 2, "rmsprop": 1, "adagrad": 1}
-QUICK, SLOW = 0.6, 1.25  # what a quick compilation takes of the time, and the steps after it; see `compiler_options`
+QUICK = 0.6  # what a quick compilation takes of the time; see `compiler_options`
+SLOW, SLOWEST = 1.4, 3.0  # times as long the steps take after it, with LIGHT activations and with others
+LIGHT = frozenset({"identity", "relu", "leaky_relu", "hardshrink", "sigmoid", "tanh", "silu"})
 ORDER_ENTRIES = 4_000_000  # of the order of the batches, at most, handed over in one call
 FEWEST = 4  # networks of a chunk, however large: their matrix products run faster side by side
 
@@ -51,7 +54,7 @@ class Workload(NamedTuple):
     `samples` are all there are; `train` and `validation` how many of them each split has. `cache` is None on an
     accelerator, whose chunks are bounded by `memory_budget` (bytes, for all devices together) alone. `monitored` says
     whether early stopping keeps parameters beside the current ones, `assess` whether records evaluate the training
-    samples. `compiling` is how many times as long as a sweep's own a program takes to compile.
+    samples, as those of a sweep do and an estimator's don't.
     """
 
     features: int
@@ -66,7 +69,6 @@ class Workload(NamedTuple):
     itemsize: int = 4
     monitored: bool = False
     assess: bool = True
-    compiling: float = 1.0
 
     def batches(self, batch_size: int | None, split: int) -> int:
         """Steps that make up an epoch."""
@@ -183,9 +185,17 @@ def plan_trials(trials: Sequence[Trial], workload: Workload) -> Plan:
     room = workload.memory_budget - fixed_bytes(trials, workload)
     programs = [p for family in families.values() for p in _plan_family(trials, family, workload, allowed, room)]
     programs.sort(key=lambda p: -p.seconds)
+    return plan_of(programs, trials, workload)
+
+
+def plan_of(programs: Sequence[Program], trials: Sequence[Trial], workload: Workload) -> Plan:
+    """Programs, and what they cost together.
+
+    **Raises:** `ValueError` if that is more than the memory budget.
+    """
     plan = Plan(
         tuple(programs),
-        networks=len(trials) * splits,
+        networks=len(trials) * len(workload.train),
         network_steps=sum(len(p.networks) * p.batches * workload.epochs for p in programs),
         waste=float(np.average([p.waste for p in programs], weights=[p.seconds for p in programs])),
         memory=fixed_bytes(trials, workload) + max(p.memory for p in programs),
@@ -274,13 +284,14 @@ def _plan_shapes(
     chosen = len(activations) > 1 or int(depth.min()) < slots
 
     numbers = 1 + rooms(get_optimizer(first.optimizer))
+    times = EPOCHS if not workload.assess else WATCHED if workload.monitored else 1.0
 
     def work(hidden: np.ndarray, depth: np.ndarray, deepest: np.ndarray) -> np.ndarray:
         return _work(hidden, depth, deepest, workload, samples, chosen=chosen, numbers=numbers)
 
     def price(depth: np.ndarray) -> float:
         further = COMPILE_LAYER * int(depth.max()) + COMPILE_ACTIVATION * (len(activations) - 1)
-        return workload.compiling * (COMPILE + further)
+        return (COMPILE + further) * times
 
     useful = float((work(shapes, depth, depth) * counts).sum())
     boxes = [make_box(shapes, depth, counts, work)]
@@ -307,6 +318,11 @@ def _plan_shapes(
             cut_into_chunks(trials, networks, hidden, tuple(options), workload, price(box.depth), steps, room)
         )
     return programs
+
+
+def slower(activations: Sequence[Sequence[Activation]]) -> float:
+    """How many times as long the steps of a program take if it is compiled quickly."""
+    return SLOW if {f.name for layers in activations for f in layers} <= LIGHT else SLOWEST
 
 
 def cut_into_chunks(
@@ -362,7 +378,8 @@ def cut_into_chunks(
     )
     useful = _work(widths, depths, depths, workload, samples, chosen=chosen, numbers=1 + rooms(optimizer)).sum()
     seconds = float(times[pick] * steps)
-    quick = seconds < compile_seconds
+    slow = slower(activations)
+    quick = (slow - 1) * seconds < (1 - QUICK) * compile_seconds
     return Program(
         hidden=hidden,
         depths=tuple(np.unique(depths).tolist()),
@@ -376,7 +393,7 @@ def cut_into_chunks(
         padded=bool((widths != np.array(hidden, int)).any()),
         dropout=any(trials[n // splits].dropout > 0 for n in networks),
         waste=float(1 - useful / step[depths].sum()),
-        seconds=seconds * (SLOW if quick else 1),
+        seconds=seconds * (slow if quick else 1),
         compile_seconds=compile_seconds * (QUICK if quick else 1),
         quick=quick,
         memory=held * len(networks) + live * int(chunk_sizes[pick]) * workload.devices + data,
