@@ -123,8 +123,8 @@ def softplus(z: Elementwise) -> Elementwise:
 
 
 def softplus_slope(z: Elementwise, a: Elementwise) -> Elementwise:
-    """f'(z) = e^z / (1 + e^z) = sigmoid(z)."""
-    return sigmoid(z)
+    """f'(z) = e^z / (1 + e^z) = sigmoid(z) = 1 - e^-f, since e^f = 1 + e^z."""
+    return -jnp.expm1(-a)
 
 
 def silu(z: Elementwise) -> Elementwise:

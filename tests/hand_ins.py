@@ -363,3 +363,89 @@ class TwoClassNet:
             "b_output": d_out.sum(0),
         }
 """
+
+# Sizes and labels that are written into the code, as those of MNIST are.
+OWN_SIZES = """
+import numpy as np
+
+class Digits:
+    def __init__(self, m):
+        self.m = m
+        self.W1, self.b1 = np.random.rand(8, 36) - 0.5, np.random.rand(8, 1) - 0.5
+        self.W2, self.b2 = np.random.rand(10, 8) - 0.5, np.random.rand(10, 1) - 0.5
+
+    def one_hot(self, Y):
+        y = np.zeros((Y.size, Y.max() + 1))
+        y[np.arange(Y.size), Y] = 1
+        return y.T
+
+    def forward_prop(self, X):
+        Z1 = self.W1 @ X + self.b1
+        A1 = np.maximum(Z1, 0)
+        Z2 = self.W2 @ A1 + self.b2
+        A2 = np.exp(Z2) / sum(np.exp(Z2))
+        return Z1, A1, Z2, A2
+
+    def backward_prop(self, Z1, A1, Z2, A2, X, Y):
+        dZ2 = A2 - self.one_hot(Y)
+        dW2 = 1 / self.m * dZ2 @ A1.T
+        db2 = 1 / self.m * dZ2.sum(axis=1, keepdims=True)
+        dZ1 = self.W2.T @ dZ2 * (Z1 > 0)
+        dW1 = 1 / self.m * dZ1 @ X.T
+        db1 = 1 / self.m * dZ1.sum(axis=1, keepdims=True)
+        return dW1, db1, dW2, db2
+"""
+
+OF_DATA = """
+import numpy as np
+
+class Net:
+    def __init__(self, X, y, widths=(4,)):
+        sizes = [X.shape[0], *widths, y.shape[0]]
+        self.p = {}
+        for l in range(1, len(sizes)):
+            self.p["W" + str(l)] = np.random.randn(sizes[l], sizes[l - 1])
+            self.p["b" + str(l)] = np.random.randn(sizes[l], 1)
+
+    def forward(self, X):
+        A = {"A0": X, "A1": np.tanh(self.p["W1"] @ X + self.p["b1"])}
+        E = np.exp(self.p["W2"] @ A["A1"] + self.p["b2"])
+        return {**A, "A2": E / E.sum(axis=0)}
+
+    def backward(self, y, cache):
+        m, grads = y.shape[1], {}
+        dZ = cache["A2"] - y
+        for l in (2, 1):
+            grads["dW" + str(l)] = dZ @ cache["A" + str(l - 1)].T / m
+            grads["db" + str(l)] = dZ.sum(axis=1, keepdims=True) / m
+            dZ = self.p["W" + str(l)].T @ dZ * (1 - cache["A" + str(l - 1)] ** 2)
+        return grads
+"""
+
+TEN_CLASSES = """
+import numpy as np
+
+def init_params(seed=0):
+    rng = np.random.default_rng(seed)
+    W1, b1 = rng.normal(size=(6, 36)), np.zeros((6, 1))
+    W2, b2 = rng.normal(size=(10, 6)), np.zeros((10, 1))
+    return W1, b1, W2, b2
+
+def one_hot(Y):
+    y = np.zeros((10, Y.size))
+    y[Y, np.arange(Y.size)] = 1
+    return y
+
+def forward_prop(W1, b1, W2, b2, X):
+    A1 = np.tanh(W1 @ X + b1)
+    A2 = np.exp(W2 @ A1 + b2)
+    A2 /= A2.sum(axis=0)
+    return A1, A2
+
+def backward_prop(A1, A2, W2, X, Y):
+    dZ2 = A2 - one_hot(Y)
+    dZ1 = W2.T @ dZ2 * (1 - A1 ** 2)
+    dW2, db2 = dZ2 @ A1.T / Y.size, dZ2.sum(axis=1, keepdims=True) / Y.size
+    dW1, db1 = dZ1 @ X.T / Y.size, dZ1.sum(axis=1, keepdims=True) / Y.size
+    return dW1, db1, dW2, db2
+"""

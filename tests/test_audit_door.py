@@ -6,7 +6,7 @@ import sys
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hand_ins import COURSE, CS231N, FUNCTION, MODEL, PAIR
+from hand_ins import COURSE, CS231N, FUNCTION, MODEL, OF_DATA, OWN_SIZES, PAIR, TEN_CLASSES
 
 from jaxbackprop.activations import ACTIVATIONS
 from jaxbackprop.auditing.command import main
@@ -36,6 +36,25 @@ def audited(tmp_path, capsys):
 
 def line(source, text):
     return next(number for number, row in enumerate(source.splitlines(), start=1) if text in row)
+
+
+@pytest.mark.parametrize(
+    ("source", "title", "shape", "mistake", "leaf"),
+    [
+        (OWN_SIZES, "Digits(samples)", "8x36", ("dZ2.sum(axis=1, keepdims=True)", "dZ2.sum()"), "b2: shape ()"),
+        (OF_DATA, "Net(X, y)", "4x3", (" - 1)].T / m", " - 1)].T"), "W1 and W2: equal to 20 times"),
+        (TEN_CLASSES, "backward_prop(A1, A2, W2, X, Y)", "6x36", ("X.T / Y.size", "X.T"), "W1: equal to 20 times"),
+    ],
+)
+def test_sizes_that_are_written_into_the_code_or_come_from_its_data(audited, source, title, shape, mistake, leaf):
+    status, text = audited(source)
+    assert status == 0, text
+    assert text.startswith(f"{title} of homework.py")
+    assert f"W1 {shape}" in text
+    assert "The gradient is right." in text
+    status, text = audited(source, mistake)
+    assert status == 1
+    assert leaf in text
 
 
 def test_an_array_under_two_names_is_a_note(audited):

@@ -64,6 +64,7 @@ def fitting(activation, sizes):
     ],
     ids=str,
 )
+@pytest.mark.timeout(400)
 def test_mistakes_in_a_backward_pass_are_found_and_named(sizes, activations):
     named, misnamed = [], []
     for seed, activation in enumerate(activations):

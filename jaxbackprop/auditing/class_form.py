@@ -19,10 +19,10 @@ from jaxbackprop.auditing.calling import (
     role,
 )
 from jaxbackprop.auditing.hand_in import HandIn, quiet
-from jaxbackprop.auditing.slots import kept_gradients, parameters, walk
+from jaxbackprop.auditing.slots import Slot, kept_gradients, parameters, walk
 from jaxbackprop.auditing.stages_seen import one_array, seen_stages, snapshot, written
-from jaxbackprop.auditing.subjects import Run, Subject, Way, settle, ways
-from jaxbackprop.auditing.yardstick import Data, Leaves
+from jaxbackprop.auditing.subjects import SAMPLES, Run, Subject, Way, settle, ways
+from jaxbackprop.auditing.yardstick import Data, Leaves, draw_data
 
 FORWARD = r"(feed)?forward\w*|fprop|forwardprop\w*"
 BACKWARD = r"back\w*|bprop|gradients?|(compute|calc|calculate|get)?grad\w*|lossandgrad\w*|loss|costfunction"
@@ -40,10 +40,10 @@ def class_subject(hand_in: HandIn, cls: type, classes: int, rng: np.random.Gener
     if backward is None:
         raise Unclear(f"{cls.__name__} has no method backprop, backward, gradient or loss")
     reason: Unclear | None = None
-    for sizes in SIZES:
-        for arguments in constructions(cls, (*sizes[:-1], classes), hand_in):
+    for sizes in (*SIZES, None):  # None: those that are written into the class
+        for arguments in constructions(cls, (*(sizes or SIZES[0])[:-1], classes), hand_in):
             try:
-                subject = build(hand_in, cls, backward, arguments, sizes[0], classes)
+                subject = build(hand_in, cls, backward, arguments, sizes and sizes[0], sizes and classes)
                 rows = (True, False) if subject.samples_first else (False, True)
                 options = ways(rows=rows, by_name=bool(subject.spelled))
                 return settle(subject, options, hand_in, rng)
@@ -63,7 +63,8 @@ def find_method(cls: type, pattern: str) -> str | None:
 
 
 def constructions(cls: type, sizes: tuple[int, ...], hand_in: HandIn) -> Iterator[dict[str, Any]]:
-    """Arguments for the constructor, as they may be meant. "{activation}" stands for the activation's name."""
+    """Arguments for the constructor, as they may be meant. "{activation}" stands for the activation's name, "{X}",
+    "{y}" and "{samples}" for the data and how many there are."""
     signature = inspect.signature(cls)
     deep = (sizes[0], sizes[1], sizes[1] - 1, sizes[-1])
     variants: list[tuple[Sequence[int], bool, int]] = [
@@ -114,6 +115,8 @@ def argument(name: str, parameter: inspect.Parameter, sizes: Sequence[int], as_l
         return list(sizes)
     if optional:
         return None
+    if role(name) in ("X", "y", "samples"):
+        return f"{{{role(name)}}}"
     if role(name) == "penalty":
         return 0.0
     if bare in ("seed", "rng", "randomstate"):
@@ -125,32 +128,48 @@ def argument(name: str, parameter: inspect.Parameter, sizes: Sequence[int], as_l
     raise Unclear(f"its constructor asks for {name!r}, and it cannot be told what that is")
 
 
-def build(hand_in: HandIn, cls: type, backward: str, arguments: dict[str, Any], features: int, classes: int) -> Subject:
-    """A subject out of a class whose constructor takes these arguments."""
+def build(
+    hand_in: HandIn, cls: type, backward: str, arguments: dict[str, Any], features: int | None, classes: int | None
+) -> Subject:
+    """A subject out of a class whose constructor takes these arguments; None for features and classes of its own."""
     has_knob = "{activation}" in arguments.values()
     spelled = hand_in_spellings(hand_in) if has_knob else {}
     a_word = next((spelling for words in spelled.values() for spelling in words), "tanh")
 
-    def construct(word: Any) -> Any:
-        values = {k: (word or a_word) if v == "{activation}" else v for k, v in arguments.items()}
+    def construct(word: Any, X: np.ndarray, y: np.ndarray, way: Way) -> Any:
+        meant = {"{activation}": word or a_word, "{X}": X, "{y}": y, "{samples}": X.shape[0 if way.rows else 1]}
+        values = {k: meant.get(v, v) if isinstance(v, str) else v for k, v in arguments.items()}
         with quiet(hand_in.printed):
             return cls(**{k: list(v) if isinstance(v, list) else v for k, v in values.items()})
 
-    try:
-        example = construct(None)
-    except Exception as error:
-        raise Unclear(f"{cls.__name__}({shown(arguments, cls)}) raised {type(error).__name__}: {error}") from error
+    trial = draw_data(features or SIZES[0][0], classes or SIZES[0][-1], SAMPLES, np.random.default_rng(0))
+    takes_data = {"{X}", "{y}"} & {v for v in arguments.values() if isinstance(v, str)}
+    reason: Exception | None = None
+    for way in ways(rows=(True, False)) if takes_data else [Way()]:
+        given = *way.hand_over(trial, classes or SIZES[0][-1]), way
+        try:
+            example = construct(None, *given)
+            slots, samples_first = parameters(example, features, classes)
+            break
+        except Exception as error:
+            reason = reason or error
+    else:
+        assert reason is not None
+        if isinstance(reason, Unclear):
+            raise reason
+        told_of = f"{type(reason).__name__}: {reason}".rstrip(".")
+        raise Unclear(f"{cls.__name__}({shown(arguments, cls)}) raised {told_of}") from reason
+    features, classes = ends_of(slots, samples_first)
     if not has_knob and any(role(name) == "kind" and isinstance(v, str) for name, v in vars(example).items()):
         spelled = hand_in_spellings(hand_in)
-    slots, samples_first = parameters(example, features, classes)
     forward = find_method(cls, FORWARD)
     loss = find_method(cls, LOSS)
     slope, value = find_method(cls, DIFF), find_method(cls, ACT)
     penalties = {name: v for name, v in vars(example).items() if role(name) == "penalty" and isinstance(v, int | float)}
     by_argument = any(role(name) == "penalty" for name in inspect.signature(getattr(cls, backward)).parameters)
 
-    def prepared(leaves: Leaves, word: Any, penalty: float | None) -> Any:
-        thing = construct(word)
+    def prepared(leaves: Leaves, word: Any, penalty: float | None, X: np.ndarray, y: np.ndarray, way: Way) -> Any:
+        thing = construct(word, X, y, way)
         for name, slot in slots.items():
             slot.put(thing, leaves[name])
         for name in penalties if penalty is not None else ():
@@ -188,8 +207,8 @@ def build(hand_in: HandIn, cls: type, backward: str, arguments: dict[str, Any], 
         return resolve
 
     def run(leaves: Leaves, data: Data, way: Way, word: Any, penalty: float | None) -> Run:
-        thing = prepared(leaves, word, penalty)
         X, y = way.hand_over(data, classes)
+        thing = prepared(leaves, word, penalty, X, y, way)
         seen: dict[str, Any] = {}
         resolve = resolver(thing, X, y, way, word, penalty, seen)
         out = None
@@ -224,8 +243,8 @@ def build(hand_in: HandIn, cls: type, backward: str, arguments: dict[str, Any], 
             return None
 
         def value_of_loss() -> float:
-            thing = prepared(leaves, word, penalty)
             X, y = way.hand_over(data, classes)
+            thing = prepared(leaves, word, penalty, X, y, way)
             seen: dict[str, Any] = {}
             resolve = resolver(thing, X, y, way, word, penalty, seen)
             if forward is not None:
@@ -245,7 +264,7 @@ def build(hand_in: HandIn, cls: type, backward: str, arguments: dict[str, Any], 
     def by_method(name: str | None) -> Callable[[np.ndarray, Any, str], Any] | None:
         if name is None:
             return None
-        return lambda z, word, activation: elementwise_call(construct(word), name, z, word)
+        return lambda z, word, activation: elementwise_call(construct(word, *given), name, z, word)
 
     strength = next(iter(penalties.values()), 0.0 if by_argument else None)
     title = f"{cls.__name__}({shown(arguments, cls)}) of {hand_in.path.name}, {backward}{shown_call(cls, backward)}"
@@ -255,6 +274,12 @@ def build(hand_in: HandIn, cls: type, backward: str, arguments: dict[str, Any], 
         None if strength is None else float(strength), function=getattr(cls, backward), backward=backward,
         slope_name=slope or "",
     )  # fmt: skip
+
+
+def ends_of(slots: dict[str, Slot], samples_first: bool) -> tuple[int, int]:
+    """How many features and classes a chain of weights has."""
+    first, last = (slots[name].value.shape for name in ("W1", f"W{len(slots) // 2}"))
+    return (first[0], last[1]) if samples_first else (first[1], last[0])
 
 
 DIFF = r"(diff|d|deriv\w*|grad)_?(act|activation)\w*|(act|activation)\w*(prime|grad\w*|deriv\w*|diff)"
@@ -284,7 +309,8 @@ def shown(arguments: dict[str, Any], cls: type) -> str:
         if name not in arguments:
             positional = False
             continue
-        text = arguments[name] if arguments[name] == "{activation}" else repr(arguments[name])
+        value = arguments[name]
+        text = {"{activation}": value, "{X}": "X", "{y}": "y", "{samples}": "samples"}.get(str(value), repr(value))
         texts.append(text if positional else f"{name}={text}")
     return ", ".join(texts)
 

@@ -26,7 +26,7 @@ from jaxbackprop.auditing.calling import (
     role,
 )
 from jaxbackprop.auditing.class_form import BACKWARD, FORWARD, LOSS, PROBS, SIZES, argument
-from jaxbackprop.auditing.hand_in import HandIn, NotRun
+from jaxbackprop.auditing.hand_in import HandIn, NotRun, quiet
 from jaxbackprop.auditing.spellings import find_spellings
 from jaxbackprop.auditing.stages_seen import seen_stages
 from jaxbackprop.auditing.subjects import Run, Subject, Way, globals_set, our_name, settle, ways
@@ -44,9 +44,10 @@ def function_subject(
     **Raises:** `Unclear` if it cannot be told how it is called; `NotRun` if its own code fails.
     """
     reason: Unclear | NotRun | None = None
-    for sizes in SIZES:
-        for samples_first in (True, False):
-            subject = build(hand_in, function, (*sizes[:-1], classes), samples_first)
+    usual = [((*sizes[:-1], classes), rows) for sizes in SIZES for rows in (True, False)]
+    for forms in (usual, own_sizes(hand_in)):
+        for sizes, samples_first in forms:
+            subject = build(hand_in, function, sizes, samples_first)
             options = ways(rows=(samples_first,), by_name=bool(subject.spelled))
             try:
                 return settle(
@@ -56,6 +57,30 @@ def function_subject(
                 reason = reason or error
     assert reason is not None
     raise reason
+
+
+def own_sizes(hand_in: HandIn) -> list[tuple[tuple[int, int, int], bool]]:
+    """Features, hidden units and classes of the parameters that the file's own `init_params()` makes, and whether a
+    weight is (in, out), as there are files that expect no others; none if it cannot be told."""
+    sizes = []
+    for name, function in hand_in.own(types.FunctionType).items():
+        if not plain(name).startswith("init") or any(
+            p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+            for p in inspect.signature(function).parameters.values()
+        ):
+            continue
+        try:
+            with quiet(hand_in.printed):
+                made = function()
+        except Exception:
+            continue
+        found = {entry.name: entry.value for entry in entries(made, returned_names(function))}
+        weights = [found[n] for n in sorted(found) if leaf_kind(n)[0] == "W" and found[n].ndim == 2]
+        if len(weights) != 2 or min(weights[1].shape) < 2:
+            continue
+        (a, b), (c, d) = (w.shape for w in weights)
+        sizes += [((a, b, d), True)] * (b == c) + [((b, a, c), False)] * (a == d)
+    return sizes if len(sizes) == 1 else []
 
 
 def choose_function(hand_in: HandIn, name: str | None) -> Callable[..., Any] | None:

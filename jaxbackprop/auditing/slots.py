@@ -64,8 +64,9 @@ def walk(holder: Any, path: tuple[Any, ...] = ()) -> Iterator[Slot]:
             yield from walk(value, (*path, key))
 
 
-def parameters(holder: Any, features: int, classes: int) -> tuple[dict[str, Slot], bool]:
-    """The slots of W1, b1, W2, …, and whether a weight is (in, out).
+def parameters(holder: Any, features: int | None, classes: int | None) -> tuple[dict[str, Slot], bool]:
+    """The slots of W1, b1, W2, …, and whether a weight is (in, out). With None a chain may begin and end as it likes,
+    if it is a chain in one direction only.
 
     **Raises:** `Unclear` if there is no chain of weights and biases from the features to the classes.
     """
@@ -78,18 +79,17 @@ def parameters(holder: Any, features: int, classes: int) -> tuple[dict[str, Slot
             weights.append(slot)
         elif kind == "b":
             biases.append(slot)
-    for samples_first in (True, False):
-        if chain := find_chain(weights, biases, features, classes, samples_first):
+    chains = {rows: find_chain(weights, biases, features, classes, rows) for rows in (True, False)}
+    for samples_first, chain in chains.items():
+        if chain and (features is not None or not chains[not samples_first]):
             return chain, samples_first
     seen = ", ".join(f"{'.'.join(map(str, s.path))} {s.value.shape}" for s in [*weights, *biases]) or "none of them"
-    raise Unclear(
-        f"it keeps no chain of weights from {features} features to {classes} classes: looked for {LOOKED_FOR}; "
-        f"found {seen}"
-    )
+    ends = "" if features is None else f" from {features} features to {classes} classes"
+    raise Unclear(f"it keeps no chain of weights{ends}: looked for {LOOKED_FOR}; found {seen}")
 
 
 def find_chain(
-    weights: Sequence[Slot], biases: Sequence[Slot], features: int, classes: int, samples_first: bool
+    weights: Sequence[Slot], biases: Sequence[Slot], features: int | None, classes: int | None, samples_first: bool
 ) -> dict[str, Slot]:
     """The weights in an order in which each layer's outputs are the next one's inputs, with their biases."""
     if not weights or len(weights) != len(biases) or len(weights) > 6:
@@ -99,7 +99,8 @@ def find_chain(
     for order in orders:
         shapes = [slot.value.shape if samples_first else slot.value.shape[::-1] for slot in order]
         inner = [a[1] == b[0] for a, b in pairwise(shapes)]
-        if not (all(inner) and shapes[0][0] == features and shapes[-1][1] == classes):
+        ends = features in (None, shapes[0][0]) and (shapes[-1][1] > 1 if classes is None else shapes[-1][1] == classes)
+        if not (all(inner) and ends):
             continue
         for others in permutations(sorted(biases, key=natural)):
             if all(bias.value.size == shape[1] for bias, shape in zip(others, shapes, strict=True)):
