@@ -19,7 +19,7 @@ from jaxbackprop.auditing.calling import (
     role,
 )
 from jaxbackprop.auditing.hand_in import HandIn, quiet
-from jaxbackprop.auditing.slots import Slot, kept_gradients, parameters, walk
+from jaxbackprop.auditing.slots import kept_gradients, parameters, walk
 from jaxbackprop.auditing.stages_seen import one_array, seen_stages, snapshot, written
 from jaxbackprop.auditing.subjects import SAMPLES, Run, Subject, Way, settle, ways
 from jaxbackprop.auditing.yardstick import Data, Leaves, draw_data
@@ -28,6 +28,7 @@ FORWARD = r"(feed)?forward\w*|fprop|forwardprop\w*"
 BACKWARD = r"back\w*|bprop|gradients?|(compute|calc|calculate|get)?grad\w*|lossandgrad\w*|loss|costfunction"
 LOSS = r"(calculate|compute|calc|get)?(loss|cost|crossentropy\w*)(function)?"
 SIZES = ((3, 5, 2), (2, 3, 2))  # of equal shapes no two; but some write the two features of the course's data in
+DATA = ("{X}", "{y}", "{samples}")  # what a constructor is given of the data, and how many there are
 LISTS = r"(layers?|nn)?(dims?|sizes?|shapes?)|layers?|sizes|architecture|structure|layout|units|netsizes?|(nn)?layer\w*"
 
 
@@ -63,8 +64,8 @@ def find_method(cls: type, pattern: str) -> str | None:
 
 
 def constructions(cls: type, sizes: tuple[int, ...], hand_in: HandIn) -> Iterator[dict[str, Any]]:
-    """Arguments for the constructor, as they may be meant. "{activation}" stands for the activation's name, "{X}",
-    "{y}" and "{samples}" for the data and how many there are."""
+    """Arguments for the constructor, as they may be meant. "{activation}" stands for the activation's name, and
+    those of `DATA` for what they say."""
     signature = inspect.signature(cls)
     deep = (sizes[0], sizes[1], sizes[1] - 1, sizes[-1])
     variants: list[tuple[Sequence[int], bool, int]] = [
@@ -115,8 +116,8 @@ def argument(name: str, parameter: inspect.Parameter, sizes: Sequence[int], as_l
         return list(sizes)
     if optional:
         return None
-    if role(name) in ("X", "y", "samples"):
-        return f"{{{role(name)}}}"
+    if (given := f"{{{role(name)}}}") in DATA:
+        return given
     if role(name) == "penalty":
         return 0.0
     if bare in ("seed", "rng", "randomstate"):
@@ -143,7 +144,7 @@ def build(
             return cls(**{k: list(v) if isinstance(v, list) else v for k, v in values.items()})
 
     trial = draw_data(features or SIZES[0][0], classes or SIZES[0][-1], SAMPLES, np.random.default_rng(0))
-    takes_data = {"{X}", "{y}"} & {v for v in arguments.values() if isinstance(v, str)}
+    takes_data = any(value in DATA for value in arguments.values())
     reason: Exception | None = None
     for way in ways(rows=(True, False)) if takes_data else [Way()]:
         given = *way.hand_over(trial, classes or SIZES[0][-1]), way
@@ -159,7 +160,8 @@ def build(
             raise reason
         told_of = f"{type(reason).__name__}: {reason}".rstrip(".")
         raise Unclear(f"{cls.__name__}({shown(arguments, cls)}) raised {told_of}") from reason
-    features, classes = ends_of(slots, samples_first)
+    shapes = {name: slot.value.shape for name, slot in slots.items()}
+    classes = int(np.prod(list(shapes.values())[-1]))
     if not has_knob and any(role(name) == "kind" and isinstance(v, str) for name, v in vars(example).items()):
         spelled = hand_in_spellings(hand_in)
     forward = find_method(cls, FORWARD)
@@ -268,18 +270,11 @@ def build(
 
     strength = next(iter(penalties.values()), 0.0 if by_argument else None)
     title = f"{cls.__name__}({shown(arguments, cls)}) of {hand_in.path.name}, {backward}{shown_call(cls, backward)}"
-    shapes = {name: slot.value.shape for name, slot in slots.items()}
     return Subject(
         title, shapes, samples_first, run, spelled, by_method(slope), by_method(value),
         None if strength is None else float(strength), function=getattr(cls, backward), backward=backward,
         slope_name=slope or "",
     )  # fmt: skip
-
-
-def ends_of(slots: dict[str, Slot], samples_first: bool) -> tuple[int, int]:
-    """How many features and classes a chain of weights has."""
-    first, last = (slots[name].value.shape for name in ("W1", f"W{len(slots) // 2}"))
-    return (first[0], last[1]) if samples_first else (first[1], last[0])
 
 
 DIFF = r"(diff|d|deriv\w*|grad)_?(act|activation)\w*|(act|activation)\w*(prime|grad\w*|deriv\w*|diff)"
@@ -310,7 +305,7 @@ def shown(arguments: dict[str, Any], cls: type) -> str:
             positional = False
             continue
         value = arguments[name]
-        text = {"{activation}": value, "{X}": "X", "{y}": "y", "{samples}": "samples"}.get(str(value), repr(value))
+        text = value if value == "{activation}" else value.strip("{}") if value in DATA else repr(value)
         texts.append(text if positional else f"{name}={text}")
     return ", ".join(texts)
 

@@ -192,7 +192,7 @@ def other_sizes(
     """Whether the gradient is right for another number of samples, too."""
     found = []
     leaves = draw_leaves(subject.shapes, subject.samples_first, rng)
-    for samples in (max(7, subject.classes), max(2, subject.classes)):  # each class is there
+    for samples in dict.fromkeys(max(n, subject.classes) for n in (7, 2)):  # each class is there
         data = draw_data(subject.features, subject.classes, samples, rng)
         text = f"right for batches of {SAMPLES} samples, wrong for batches of {samples}"
         try:

@@ -27,6 +27,7 @@ from jaxbackprop.auditing.calling import (
 )
 from jaxbackprop.auditing.class_form import BACKWARD, FORWARD, LOSS, PROBS, SIZES, argument
 from jaxbackprop.auditing.hand_in import HandIn, NotRun, quiet
+from jaxbackprop.auditing.slots import parameters
 from jaxbackprop.auditing.spellings import find_spellings
 from jaxbackprop.auditing.stages_seen import seen_stages
 from jaxbackprop.auditing.subjects import Run, Subject, Way, globals_set, our_name, settle, ways
@@ -44,43 +45,35 @@ def function_subject(
     **Raises:** `Unclear` if it cannot be told how it is called; `NotRun` if its own code fails.
     """
     reason: Unclear | NotRun | None = None
-    usual = [((*sizes[:-1], classes), rows) for sizes in SIZES for rows in (True, False)]
-    for forms in (usual, own_sizes(hand_in)):
-        for sizes, samples_first in forms:
-            subject = build(hand_in, function, sizes, samples_first)
-            options = ways(rows=(samples_first,), by_name=bool(subject.spelled))
-            try:
-                return settle(
-                    subject, (way for way in options if not one_hot or way.targets == "one-hot"), hand_in, rng
-                )
-            except (Unclear, NotRun) as error:
-                reason = reason or error
+    for sizes, samples_first in forms(hand_in, classes):
+        subject = build(hand_in, function, sizes, samples_first)
+        options = ways(rows=(samples_first,), by_name=bool(subject.spelled))
+        try:
+            return settle(subject, (way for way in options if not one_hot or way.targets == "one-hot"), hand_in, rng)
+        except (Unclear, NotRun) as error:
+            reason = reason or error
     assert reason is not None
     raise reason
 
 
-def own_sizes(hand_in: HandIn) -> list[tuple[tuple[int, int, int], bool]]:
-    """Features, hidden units and classes of the parameters that the file's own `init_params()` makes, and whether a
-    weight is (in, out), as there are files that expect no others; none if it cannot be told."""
-    sizes = []
+def forms(hand_in: HandIn, classes: int) -> Iterator[tuple[tuple[int, int, int], bool]]:
+    """Features, hidden units and classes to try, and whether a weight is (in, out): the usual ones, and then those of
+    the parameters that the file's own `init_params()` makes, as there are files that expect no others."""
+    for sizes in SIZES:
+        yield from (((*sizes[:-1], classes), samples_first) for samples_first in (True, False))
     for name, function in hand_in.own(types.FunctionType).items():
-        if not plain(name).startswith("init") or any(
-            p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
-            for p in inspect.signature(function).parameters.values()
-        ):
+        if not plain(name).startswith("init"):
             continue
         try:
             with quiet(hand_in.printed):
-                made = function()
-        except Exception:
+                made = entries(function(), returned_names(function))
+            slots, samples_first = parameters({entry.name: entry.value for entry in made}, None, None)
+        except (Exception, SystemExit):
             continue
-        found = {entry.name: entry.value for entry in entries(made, returned_names(function))}
-        weights = [found[n] for n in sorted(found) if leaf_kind(n)[0] == "W" and found[n].ndim == 2]
-        if len(weights) != 2 or min(weights[1].shape) < 2:
-            continue
-        (a, b), (c, d) = (w.shape for w in weights)
-        sizes += [((a, b, d), True)] * (b == c) + [((b, a, c), False)] * (a == d)
-    return sizes if len(sizes) == 1 else []
+        if len(slots) == len(LEAVES):
+            shape = slots["W1"].value.shape
+            features, hidden = shape if samples_first else shape[::-1]
+            yield (features, hidden, slots["b2"].value.size), samples_first
 
 
 def choose_function(hand_in: HandIn, name: str | None) -> Callable[..., Any] | None:

@@ -84,7 +84,7 @@ def optimize_in_batches(
         told = [_tell(study, trial, state=TrialState.PRUNED) for trial in asked if trial not in trained]
         goes_on = all(told)
         if result is not None:
-            goes_on &= _tell_batch(study, trained, result, ended, prune_at is not None)
+            goes_on &= _tell_batch(study, trained, result, ended, by_score, prune_at is not None)
             if report is not None:
                 report(result)
             if not (result.finished | ended).all():
@@ -145,15 +145,19 @@ def _tell(study: "optuna.Study", trial: Any, value: float | None = None, state: 
 
 
 def _tell_batch(
-    study: "optuna.Study", trained: Sequence[Any], result: SweepResult, ended: Bool[np.ndarray, " batch"], pruning: bool
+    study: "optuna.Study",
+    trained: Sequence[Any],
+    result: SweepResult,
+    ended: Bool[np.ndarray, " batch"],
+    by_score: bool,
+    pruning: bool,
 ) -> bool:
     """Tell what came of trials that were trained; `ended` are those that the pruner ended. False as in `_tell`."""
-    from optuna.study import StudyDirection
     from optuna.trial import TrialState
 
     held_out, table, goes_on = result.split_metrics(), result.table, True
     losses, scores = (np.mean(m, axis=1) for m in (held_out.validation_loss, held_out.validation_score))
-    values = scores if study.direction == StudyDirection.MAXIMIZE else losses
+    values = scores if by_score else losses
     for number, trial in enumerate(trained):
         value, epochs = float(values[number]), int(table["epochs"][number])
         for key, outcome in (("loss", float(losses[number])), ("score", float(scores[number])), ("epochs", epochs)):
