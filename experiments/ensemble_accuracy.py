@@ -25,7 +25,7 @@ from sklearn.preprocessing import StandardScaler
 
 from jaxbackprop import sweep, use_all_cores
 from jaxbackprop.data import Dataset, load, standardize
-from jaxbackprop.estimators.numerical import embed, fit_embedding
+from jaxbackprop.estimators.numerical import embed, fit_embedding, frequencies
 from jaxbackprop.estimators.space import draw_candidates
 from jaxbackprop.sweeps.calibration import reliability
 from jaxbackprop.tables import save_table
@@ -50,7 +50,7 @@ def judge(y: np.ndarray, y_hat: np.ndarray, numbers: bool) -> dict[str, float]:
 
 
 def ours(
-    X: np.ndarray, y: np.ndarray, new: np.ndarray, numbers: bool, candidates: int, epochs: int, seed: int
+    X: np.ndarray, y: np.ndarray, new: np.ndarray, waves: Any, numbers: bool, candidates: int, epochs: int, seed: int
 ) -> dict[str, Any]:
     """What the ensemble, before and after the temperature, and its best candidate predict; and the temperature."""
     kind = KFold if numbers else StratifiedKFold
@@ -59,7 +59,7 @@ def ours(
     grid = draw_candidates(None, candidates, seed, optimizer="adamw", batch_size=batch)
     objective = "squared" if numbers else "softmax"
     result = sweep(grid, X, y, epochs=epochs, folds=folds, objective=objective, scheme="he", record_every=5, patience=4,
-                   progress=False)  # fmt: skip
+                   frequencies=waves, progress=False)  # fmt: skip
     together, alone = result.ensemble(seed=seed), result.ensemble(rounds=1, bags=1)
     found = {"best candidate": replace(alone, temperature=1.0), "ensemble": together}
     if not numbers:
@@ -144,7 +144,8 @@ def main(
             start = time.perf_counter()
             fitted = None if embedding is None else fit_embedding(embedding, X, None, k)
             seen = [X, new] if fitted is None else [embed(fitted, part) for part in (X, new)]
-            found = ours(seen[0], y[train], seen[1], numbers, candidates, epochs, k)
+            waves = frequencies(fitted)
+            found = ours(seen[0], y[train], seen[1], waves, numbers, candidates, epochs, k)
             seconds, temperature = time.perf_counter() - start, found.pop("temperature")
             found |= theirs(X, y[train], new, numbers, k)
             new_rows = [{"data": name, "model": m, "fold": k, **judge(y[test], p, numbers)} for m, p in found.items()]

@@ -21,7 +21,7 @@ from scipy.optimize import nnls
 from throughput import save_json, training_flops
 
 from jaxbackprop import plan, sweep, use_all_cores
-from jaxbackprop.sweeps import planner
+from jaxbackprop.sweeps import costs, planner
 from jaxbackprop.tables import save_table
 
 
@@ -89,12 +89,12 @@ def main(out: Path = Path("results"), rounds: int = 3, cases: int | None = None,
         error = np.abs(known @ fitted - 1)
         print(f"fitted, errors of {error.mean():.0%} on average and {error.max():.0%} at most:")
         for name, value in zip(names, fitted, strict=True):
-            print(f"    {name:>20} {value:.3g}, the planner's is {getattr(planner, name):.3g}")
+            print(f"    {name:>20} {value:.3g}, the planner's is {getattr(costs, name):.3g}")
     print("saved", save_table(table, out / "plan_costs.csv"))
     case = RECORDED._replace(samples=round(RECORDED.samples * scale), networks=max(2, round(RECORDED.networks * scale)))
     records = measured_records(case, rounds)
     print(pd.DataFrame(records).to_string(float_format="{:.2f}".format))
-    print(f"with patience a program is taken to compile {planner.WATCHED} times as long")
+    print(f"with patience a program is taken to compile {costs.WATCHED} times as long")
     print("saved", save_json(records, out / "records.json"))
     return table
 
@@ -187,13 +187,13 @@ def made_of(case: Case, program: planner.Program, devices: int) -> dict[str, flo
     chunks = case.epochs * program.batches * program.chunks / devices
     networks = chunks * program.size
     samples = networks * (case.batch_size or case.samples)
-    quick, slow = (planner.QUICK, planner.slower(program.activations)) if program.quick else (1, 1)
+    quick, slow = (costs.QUICK, costs.slower(program.activations)) if program.quick else (1, 1)
     chosen = len(program.activations) > 1 or len(shapes) > 1
     return {
-        "LAUNCH": slow * chunks * planner.LAUNCHES_LAYER * (len(slots) - 1),
+        "LAUNCH": slow * chunks * costs.LAUNCHES_LAYER * (len(slots) - 1),
         "FLOP": slow * samples * products(case),
-        "ELEMENT": slow * samples * units * (planner.CHOICE if chosen else 1),
-        "UPDATE": slow * networks * planner.parameters(slots) * (1 + planner.SLOTS[case.optimizer]),
+        "ELEMENT": slow * samples * units * (costs.CHOICE if chosen else 1),
+        "UPDATE": slow * networks * costs.parameters(slots) * (1 + costs.SLOTS[case.optimizer]),
         "COMPILE": quick,
         "COMPILE_LAYER": quick * len(case.hidden),
         "COMPILE_ACTIVATION": quick * (len(program.activations) - 1),

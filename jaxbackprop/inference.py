@@ -49,6 +49,14 @@ OUTPUTS: dict[str, Callable[[Values], Values]] = {
 }
 
 
+def with_waves(
+    X: Float[np.ndarray, "samples features"], frequency: Float[np.ndarray, "embedded waves"]
+) -> Float[np.ndarray, "samples inputs"]:
+    """What the first layer behind an embedding is given: features, their sines and their cosines, see `embedded`."""
+    v = (X[:, : len(frequency), None] * (frequency * X.dtype.type(2 * np.pi))).reshape(len(X), frequency.size)
+    return np.hstack([X, np.sin(v), np.cos(v)])
+
+
 def logits(
     X: Float[np.ndarray, "samples features"],
     coefs: Sequence[Float[np.ndarray, "*networks _ _"]],

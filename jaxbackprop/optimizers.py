@@ -94,8 +94,8 @@ def sgd_update(
 
 
 def momentum_update(
-    gradient: Params, velocity: Params, params: Params, hyperparameters: Hyperparameters
-) -> tuple[Params, Params]:
+    gradient: PyTree, velocity: PyTree, params: PyTree, hyperparameters: Hyperparameters
+) -> tuple[PyTree, PyTree]:
     """A velocity that the gradient accelerates: v <- momentum v - learning_rate dL/dW, and W <- W + v.
 
     Each gradient is in it at the rate at which it came, should the rate change."""
@@ -104,19 +104,19 @@ def momentum_update(
 
 
 def nesterov_update(
-    gradient: Params, velocity: Params, params: Params, hyperparameters: Hyperparameters
-) -> tuple[Params, Params]:
+    gradient: PyTree, velocity: PyTree, params: PyTree, hyperparameters: Hyperparameters
+) -> tuple[PyTree, PyTree]:
     """Nesterov's momentum: the velocity as before, and W <- W + momentum v - learning_rate dL/dW."""
     velocity = _accelerate(gradient, velocity, hyperparameters)
     return jax.tree.map(jnp.add, params, _accelerate(gradient, velocity, hyperparameters)), velocity
 
 
-def _accelerate(gradient: Params, velocity: Params, hyperparameters: Hyperparameters) -> Params:
+def _accelerate(gradient: PyTree, velocity: PyTree, hyperparameters: Hyperparameters) -> PyTree:
     momentum, rate = hyperparameters.momentum, hyperparameters.learning_rate
     return jax.tree.map(lambda v, g: momentum * v - rate * g, velocity, gradient)
 
 
-def _no_velocity(params: Params) -> Params:
+def _no_velocity(params: PyTree) -> PyTree:
     return jax.tree.map(jnp.zeros_like, params)
 
 
@@ -124,24 +124,24 @@ class Moments(NamedTuple):
     """How many steps adam has taken, and its running means of the gradient and of its square."""
 
     steps: Int[Array, "*shape"]
-    first: Params
-    second: Params
+    first: PyTree
+    second: PyTree
 
 
-def _no_moments(params: Params) -> Moments:
+def _no_moments(params: PyTree) -> Moments:
     return Moments(jnp.zeros((), jnp.int32), _no_velocity(params), _no_velocity(params))
 
 
 def adam_hat_update(
-    gradient: Params, state: Moments, params: Params, hyperparameters: Hyperparameters
-) -> tuple[Params, Moments]:
+    gradient: PyTree, state: Moments, params: PyTree, hyperparameters: Hyperparameters
+) -> tuple[PyTree, Moments]:
     """Adam in the order of computation of Kingma and Ba, end of section 2: the bias of both moments is corrected by the
     step size, and so epsilon-hat is added to the root of the uncorrected second moment. scikit-learn's adam is so.
     """
     beta_1, beta_2, count = hyperparameters.beta_1, hyperparameters.beta_2, state.steps + 1
     first = jax.tree.map(lambda m, g: beta_1 * m + (1 - beta_1) * g, state.first, gradient)
     second = jax.tree.map(lambda v, g: beta_2 * v + (1 - beta_2) * g**2, state.second, gradient)
-    steps = count.astype(params[0].weight.dtype)
+    steps = count.astype(jax.tree.leaves(params)[0].dtype)
     rate = hyperparameters.learning_rate * jnp.sqrt(1 - beta_2**steps) / (1 - beta_1**steps)
     new = jax.tree.map(
         lambda p, m, v: (p - rate * m / (jnp.sqrt(v) + hyperparameters.epsilon)).astype(p.dtype), params, first, second
@@ -217,10 +217,11 @@ def is_own(optimizer: Optimizer) -> bool:
 STAND_INS = (1009, 1013, 1019, 1021, 1031, 1033, 1039, 1049, 1051, 1061, 1063, 1069, 1087, 1091, 1093, 1097)
 
 
-def state_shapes(optimizer: Optimizer, sizes: tuple[int, ...], dtype: str) -> Any:
-    """The shapes and types of an optimizer's state for one network of these layer sizes; computes nothing."""
-    if is_own(optimizer) or len(sizes) > len(STAND_INS):
-        return jax.eval_shape(optimizer.init, layer_shapes(sizes, dtype))
+def state_shapes(optimizer: Optimizer, sizes: tuple[int, ...], dtype: str, front: tuple = ()) -> Any:
+    """The shapes and types of an optimizer's state for one network of these layer sizes; computes nothing. `front` are
+    those of the parameters that stand before the layers."""
+    if is_own(optimizer) or len(sizes) > len(STAND_INS) or front:
+        return jax.eval_shape(optimizer.init, front + layer_shapes(sizes, dtype))
     # Tracing takes a millisecond: once for all networks of a depth, and their sizes put in.
     own = dict(zip(STAND_INS, sizes, strict=False))
     return jax.tree.map(

@@ -449,3 +449,86 @@ def backward_prop(A1, A2, W2, X, Y):
     dW1, db1 = dZ1 @ X.T / Y.size, dZ1.sum(axis=1, keepdims=True) / Y.size
     return dW1, db1, dW2, db2
 """
+
+IN_PLACE = """
+import numpy as np
+
+class Perceptron:
+    def __init__(self, n_inputs, n_hidden, n_outputs, rate=0.05):
+        self.weights1, self.bias1 = np.random.randn(n_inputs, n_hidden), np.zeros((1, n_hidden))
+        self.weights2, self.bias2 = np.random.randn(n_hidden, n_outputs), np.zeros((1, n_outputs))
+        self.learning_rate = rate
+
+    def forward(self, X):
+        self.hidden = np.tanh(X @ self.weights1 + self.bias1)
+        z = self.hidden @ self.weights2 + self.bias2
+        e = np.exp(z - z.max(axis=1, keepdims=True))
+        return e / e.sum(axis=1, keepdims=True)
+
+    def backward(self, X, y, output):
+        d_out = (output - y) / len(X)
+        d_hidden = d_out @ self.weights2.T * (1 - self.hidden ** 2)
+        self.weights2 -= self.learning_rate * self.hidden.T @ d_out
+        self.bias2 -= self.learning_rate * d_out.sum(axis=0, keepdims=True)
+        self.weights1 -= self.learning_rate * X.T @ d_hidden
+        self.bias1 -= self.learning_rate * d_hidden.sum(axis=0, keepdims=True)
+"""
+
+FROM_A1 = """
+import numpy as np
+
+class Net:
+    def __init__(self, input_size, hidden_size, output_size):
+        self.W1, self.b1 = np.random.randn(input_size, hidden_size), np.zeros((1, hidden_size))
+        self.W2, self.b2 = np.random.randn(hidden_size, output_size), np.zeros((1, output_size))
+
+    def forward(self, X):
+        self.a1 = X
+        self.z2 = self.a1 @ self.W1 + self.b1
+        self.a2 = np.tanh(self.z2)
+        self.z3 = self.a2 @ self.W2 + self.b2
+        e = np.exp(self.z3 - self.z3.max(axis=1, keepdims=True))
+        self.a3 = e / e.sum(axis=1, keepdims=True)
+        return self.a3
+
+    def backward(self, X, y):
+        d3 = self.a3.copy()
+        d3[np.arange(len(y)), y] -= 1
+        d3 /= len(X)
+        d2 = d3 @ self.W2.T * (1 - self.a2 ** 2)
+        return self.a1.T @ d2, d2.sum(axis=0, keepdims=True), self.a2.T @ d3, d3.sum(axis=0, keepdims=True)
+"""
+
+SIGMOIDS = """
+import numpy as np
+
+def sigmoid(z):
+    return 1 / (1 + np.exp(-z))
+
+class XorNet:
+    def __init__(self, n_in=2, n_hid=4, n_out=1, lr=0.5):
+        self.W1, self.b1 = np.random.randn(n_in, n_hid), np.zeros(n_hid)
+        self.W2, self.b2 = np.random.randn(n_hid, n_out), np.zeros(n_out)
+        self.vW1, self.vW2 = np.zeros_like(self.W1), np.zeros_like(self.W2)
+        self.lr = lr
+
+    def forward(self, X):
+        self.a1 = sigmoid(X @ self.W1 + self.b1)
+        self.a2 = sigmoid(self.a1 @ self.W2 + self.b2)
+        return self.a2
+
+    def loss(self, y_true, y_pred):
+        return np.mean((y_true - y_pred) ** 2)
+
+    def train(self, X, y, epochs=1000, momentum=0.9):
+        for _ in range(epochs):
+            a2 = self.forward(X)
+            d2 = (a2 - y) * a2 * (1 - a2)
+            d1 = d2 @ self.W2.T * self.a1 * (1 - self.a1)
+            self.vW2 = momentum * self.vW2 + self.a1.T @ d2
+            self.vW1 = momentum * self.vW1 + X.T @ d1
+            self.W2 -= self.lr * self.vW2
+            self.b2 -= self.lr * d2.sum(axis=0)
+            self.W1 -= self.lr * self.vW1
+            self.b1 -= self.lr * d1.sum(axis=0)
+"""

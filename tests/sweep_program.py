@@ -47,6 +47,8 @@ def swept(options: dict[str, str]) -> dict[str, np.ndarray]:
     chosen: dict = {name: int(options[name]) for name in ("patience", "halving") if name in options}
     if "prune" in options:
         chosen |= {"prune": lambda epoch, trials, losses, scores: losses > np.median(losses), "prune_at": [8, 20]}
+    if "waves" in options:
+        chosen |= {"frequencies": [[0.3, 0.7]]}
     result = jb.sweep(
         GRID,
         moons.X,

@@ -6,7 +6,7 @@ import sys
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hand_ins import COURSE, CS231N, FUNCTION, MODEL, OF_DATA, OWN_SIZES, PAIR, TEN_CLASSES
+from hand_ins import COURSE, CS231N, FROM_A1, FUNCTION, IN_PLACE, MODEL, OF_DATA, OWN_SIZES, PAIR, SIGMOIDS, TEN_CLASSES
 
 from jaxbackprop.activations import ACTIVATIONS
 from jaxbackprop.auditing.command import main
@@ -55,6 +55,124 @@ def test_sizes_that_are_written_into_the_code_or_come_from_its_data(audited, sou
     status, text = audited(source, mistake)
     assert status == 1
     assert leaf in text
+
+
+AS_AN_ARGUMENT = (
+    ("output):", "output, lr):"),
+    ("self.learning_rate * ", "lr * "),
+    ("        self.learning_rate = rate\n", ""),
+)
+A_GLOBAL = (("class P", "ETA = 0.3\n\nclass P"), ("self.learning_rate * ", "ETA * "))
+BEHIND = "        self.weights2 -= self.learning_rate * self.hidden.T @ d_out\n"
+TOO_EARLY = ((BEHIND, ""), ("        d_hidden =", BEHIND + "        d_hidden ="))
+
+
+@pytest.mark.parametrize("changes", [(), AS_AN_ARGUMENT, A_GLOBAL, ((" / len(X)", ""),)])
+def test_weights_that_are_updated_in_place_say_their_gradient(audited, changes):
+    status, text = audited(IN_PLACE, *changes)
+    assert status == 0, text
+    assert "The gradient is right" in text
+    assert "hands back no gradient: the step that it takes, with a learning rate of 1, is held against it" in text
+
+
+def test_adams_first_step_tells_no_gradient(audited):
+    adam = [("self.learning_rate * " + g, f"self.learning_rate * np.sign({g})") for g in
+            ("self.hidden.T @ d_out", "d_out.sum(axis=0, keepdims=True)", "X.T @ d_hidden", "d_hidden.sum(axis=0, keepdims=True)")]  # noqa: E501  # fmt: skip
+    status, text = audited(IN_PLACE, *adam)
+    assert status == 2
+    assert "takes steps of one size in every weight, as adam's first, which tell no gradient" in text
+
+
+def test_inputs_may_be_called_a1(audited):
+    status, text = audited(FROM_A1)
+    assert status == 0, text
+    assert "forward pass" not in text
+    status, text = audited(FROM_A1, ("np.tanh(self.z2)", "np.tanh(self.z2) + 0.1"))
+    assert status == 1
+    assert "the forward pass differs from the course's, first in a1" in text
+
+
+def test_activations_in_a_constructor_are_no_widths(audited):
+    status, text = audited(FROM_A1, ("output_size):", "output_size, hidden_activation='tanh', output_activation='softmax'):"))  # noqa: E501  # fmt: skip
+    assert status == 0, text
+
+
+def test_a_learning_rate_without_a_name_is_asked_for(audited):
+    status, text = audited(IN_PLACE, ("self.learning_rate * ", "0.1 * "), ("        self.learning_rate = rate\n", ""))
+    assert status == 2
+    assert "updates the weights by a learning rate that has no name: let it be learning_rate" in text
+
+
+CROSS_ENTROPY = ((" * a2 * (1 - a2)", " / len(X)"), ("np.mean((y_true - y_pred) ** 2)", "-np.sum(y_true * np.log(y_pred) + (1 - y_true) * np.log(1 - y_pred)) / len(y_true)"))  # noqa: E501  # fmt: skip
+Z1 = "X @ self.W1 + self.b1"
+RELU_INSIDE = ((f"sigmoid({Z1})", f"np.where({Z1} > 0, {Z1}, 0)"), ("self.a1 * (1 - self.a1)", "(self.a1 > 0)"))
+OF_THE_MEAN = (("(a2 - y) *", "2 * (a2 - y) / y.size *"),)
+
+
+@pytest.mark.parametrize(
+    ("changes", "of_what"),
+    [
+        ((), "squared error of sigmoids"),
+        (OF_THE_MEAN, "squared error of sigmoids"),
+        (CROSS_ENTROPY, "binary cross-entropy of sigmoids"),
+        (((" * a2 * (1 - a2)", ""), ("a2 = sigmoid(self.a1", "a2 = (self.a1")), "squared error,"),
+        (RELU_INSIDE, "squared error of sigmoids"),
+        ((*RELU_INSIDE, *CROSS_ENTROPY), "binary cross-entropy of sigmoids"),
+    ],
+)
+def test_networks_of_another_loss_than_the_softmaxs(audited, changes, of_what):
+    status, text = audited(SIGMOIDS, *changes)
+    assert status == 0, text
+    assert "The gradient is right" in text
+    assert f"Compared with the gradient of the {of_what}" in text
+
+
+@pytest.mark.parametrize(
+    ("source", "changes", "told"),
+    [
+        (IN_PLACE, TOO_EARLY, "delta goes back through a W^2 that has been updated already"),
+        (IN_PLACE, ((" * (1 - self.hidden ** 2)", ""),), "the derivative of tanh is missing"),
+        (IN_PLACE, (("-=", "+="),), "the sign of delta^3 is turned"),
+        (IN_PLACE, (("d_hidden.sum", "d_hidden.mean"),), "b1: equal to 0.05 times"),
+        (SIGMOIDS, ((" * self.a1 * (1 - self.a1)", ""),), "W1 and b1: the derivative of sigmoid is missing"),
+        (
+            SIGMOIDS,
+            ((" * self.a1 * (1 - self.a1)", ""), *CROSS_ENTROPY),
+            "W1 and b1: the derivative of sigmoid is missing",
+        ),
+        (SIGMOIDS, (("d1.sum(axis=0)", "d1.mean(axis=0)"),), "b1: equal to 0.05 times"),
+        (SIGMOIDS, (("(a2 - y) *", "2 * (y - a2) / y.size *"),), "W1, b1, W2 and b2: equal to -1 times"),
+    ],
+)
+def test_a_mistake_in_weights_that_are_updated_in_place(audited, source, changes, told):
+    status, text = audited(source, *changes)
+    assert status == 1
+    assert told in text
+
+
+def test_the_gradient_of_another_loss_than_the_files_is_a_note(audited):
+    status, text = audited(SIGMOIDS, (" * a2 * (1 - a2)", ""))
+    assert status == 0
+    assert "Note: your gradient is that of the binary cross-entropy of sigmoids" in text
+    assert "is another function" in text
+
+
+def test_a_training_of_many_steps_is_not_taken_for_one(audited):
+    status, text = audited(SIGMOIDS, ("range(epochs)", "range(50)"))
+    assert status == 2
+    assert "not once along a gradient of all samples: hand in the method of one step" in text
+
+
+@pytest.mark.parametrize("neighbour", ["homework_parts.slopes", ".slopes", "..homework_parts.slopes"])
+def test_a_file_of_a_package_finds_its_neighbours(neighbour, tmp_path, capsys):
+    folder = tmp_path / "all" / "homework_parts"
+    folder.mkdir(parents=True)
+    (folder / "slopes.py").write_text("def slope(a):\n    return 1 - a ** 2\n")
+    source = IN_PLACE.replace("import numpy as np", f"import numpy as np\nfrom {neighbour} import slope")
+    (folder / "network.py").write_text(source.replace("(1 - self.hidden ** 2)", "slope(self.hidden)"))
+    assert main(str(folder / "network.py")) == 0
+    assert "The gradient is right." in capsys.readouterr().out
+    assert not [name for name in sys.modules if "homework_parts" in name]
 
 
 def test_an_array_under_two_names_is_a_note(audited):

@@ -192,6 +192,15 @@ def test_the_gradients_of_a_sum_are_right():
     assert report.first_wrong == "db2"
 
 
+def test_a_turned_sign_of_delta_is_named_for_sigmoids_too():
+    right = stages_of("softmax(z2)", "1 / (1 + np.exp(-z2))")
+    network = Network("tanh", "sigmoid", samples_first=True)
+    assert audit_stages(right, network, *data()).ok
+    report = audit_stages(lambda *a: (values := right(*a)) | {"delta3": -values["delta3"]}, network, *data())
+    assert report.first_wrong == "delta3"
+    assert "the sign is turned: it is y-hat - y" in " ".join(str(report).split())
+
+
 def test_two_mistakes_in_one_leaf_from_different_steps_are_two():
     """dW1 is spoiled by its delta, and by what that is multiplied with."""
     source = stages_of("slope(z1)", "slope(a1)")

@@ -14,9 +14,20 @@ from typing import NamedTuple
 import jax
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, Phase, example, given, settings
+from hypothesis import HealthCheck, Phase, assume, example, given, settings
 from hypothesis import strategies as st
-from plain_loops import MOONS, TARGETS, WEIGHTS, folds_of, grid_of, loss_on, parts_of, reference
+from plain_loops import (
+    FREQUENCIES,
+    MOONS,
+    TARGETS,
+    WEIGHTS,
+    folds_of,
+    grid_of,
+    handed_back,
+    loss_on,
+    parts_of,
+    reference,
+)
 
 import jaxbackprop as jb
 from jaxbackprop.oracle import float64
@@ -36,6 +47,7 @@ class Case(NamedTuple):
     optimizer: tuple = ("sgd",)
     batch_size: tuple = (None,)
     dropout: tuple = (0.0,)
+    waves: int = 0
     splits: int = 1
     weights: bool = False
     epochs: int = 18
@@ -63,6 +75,7 @@ CASES = st.builds(
     optimizer=st.sampled_from([("sgd",), ("adam",), ("momentum", "sgd")]),
     batch_size=st.sampled_from([(None,), (8,), (8, None)]),
     dropout=st.sampled_from([(0.0,), (0.0,), (0.0, 0.3)]),
+    waves=st.sampled_from([0, 0, 1, 2]),
     splits=st.sampled_from([1, 1, 2, 3]),
     weights=st.booleans(),
     epochs=st.integers(8, 24),
@@ -119,7 +132,6 @@ def run(case: Case):
     def once(devices, chunk, programs):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(planner, "MAX_PROGRAMS", programs)
-            patch.setattr(planner, "CACHE", chunk)
             patch.setattr("jaxbackprop.sweeps.interface.CACHE", chunk)
             train = functools.partial(
                 jb.sweep,
@@ -136,6 +148,7 @@ def run(case: Case):
                 halving=case.halving,
                 prune=worse_half if case.prune_at else None,
                 prune_at=case.prune_at or None,
+                frequencies=FREQUENCIES[case.waves],
                 devices=devices,
                 shuffle_seed=4,
                 progress=False,
@@ -184,7 +197,8 @@ def check_interrupted(result, case):
     for t, trial in enumerate(result.trials):
         loss, parts = result.table["train_loss"][t], parts_of(case)
         if trial.batch_size is not None and not np.isnan(loss):
-            each = [loss_on(case, trial, result.params(t, s), part, dtype) for s, (part, _) in enumerate(parts)]
+            networks = [handed_back(result.params(t, s)) for s in range(len(parts))]
+            each = [loss_on(case, trial, own, part, dtype) for own, (part, _) in zip(networks, parts, strict=True)]
             np.testing.assert_allclose(loss, np.mean(each), rtol=tolerance, atol=tolerance)
     for trial, epochs in enumerate(result.table["epochs"]):
         recorded = ~np.isnan(result.train_loss[trial]).all(axis=0)
@@ -201,8 +215,7 @@ def check(case):
     else:
         expected = reference(case)
         result = None if expected is None else run(case)
-    if expected is None or result is None:
-        return
+    assume(expected is not None)  # another case is drawn for one that rounding decides
     trials, curve, ends, dropped, outcome, marks = expected
     tolerance = 1e-9 if case.double else 1e-3  # rounding grows while a network is trained
     assert result.epochs.tolist() == marks
@@ -222,9 +235,11 @@ def check(case):
                     else:
                         np.testing.assert_allclose(got[t, s, k], expected, rtol=tolerance, atol=tolerance)
             final = right[outcome((t, s), ends[t, s])]
-            for (weight, bias), (w, b) in zip(result.params(t, s), final.params, strict=True):
-                np.testing.assert_allclose(weight, w, rtol=10 * tolerance, atol=10 * tolerance)
-                np.testing.assert_allclose(bias, b, rtol=10 * tolerance, atol=10 * tolerance)
+            jax.tree.map(
+                lambda got, right: np.testing.assert_allclose(got, right, rtol=10 * tolerance, atol=10 * tolerance),
+                handed_back(result.params(t, s)),
+                final.network,
+            )
         finals = [curve[t, s][outcome((t, s), ends[t, s])] for s in range(splits)]
         for got, each in (("train_loss", [f.train for f in finals]), ("validation_loss", [f.held_out for f in finals])):
             np.testing.assert_allclose(result.table[got][t], np.mean(each), rtol=tolerance, atol=tolerance)

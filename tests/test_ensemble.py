@@ -1,5 +1,6 @@
 """Ensembles: calibration and prediction as written out, and the estimators' contract."""
 
+import dataclasses
 import subprocess
 import sys
 import warnings
@@ -23,6 +24,7 @@ from sklearn.preprocessing import StandardScaler, scale
 from sklearn.utils import estimator_checks
 
 import jaxbackprop as jb
+from jaxbackprop.embedded import Waves
 from jaxbackprop.estimators import (
     BackpropClassifier,
     BackpropRegressor,
@@ -220,20 +222,30 @@ def test_bins_are_the_papers_and_end_at_quantiles():
     np.testing.assert_allclose(numerical.embed(bins, new), np.stack(columns, axis=1), rtol=1e-12, atol=1e-15)
 
 
-def test_waves_stand_beside_the_features():
-    inputs = np.stack([np.linspace(-2, 2, 9), np.arange(9) % 2], axis=1)
-    waves = numerical.fit_embedding("periodic", inputs, None, 0)
-    turned = np.exp(2j * np.pi * np.outer(inputs[:, 0], waves.frequency))
-    expected = np.hstack([inputs, turned.imag, turned.real])
-    np.testing.assert_allclose(numerical.embed(waves, inputs), expected, rtol=1e-12, atol=1e-15)
+def test_features_of_two_values_have_no_frequencies():
+    inputs = np.stack([np.arange(9) % 2, np.linspace(-2, 2, 9), np.ones(9), np.arange(9) ** 2], axis=1)
+    periodic = numerical.fit_embedding("periodic", inputs, None, 0)
+    assert periodic.frequency.shape == (2, numerical.WAVES)
+    np.testing.assert_array_equal(numerical.embed(periodic, inputs), inputs[:, [1, 3, 0, 2]])
+    only_two_values = numerical.fit_embedding("periodic", inputs[:, [0, 2]], None, 0)
+    assert numerical.frequencies(only_two_values) is None
 
 
 IN_ANOTHER_PROCESS = """
 import sys
 import numpy as np
 from jaxbackprop.estimators import load
-np.save(sys.argv[2], load(sys.argv[1]).predict(np.load(sys.argv[2])))
+path, method, samples = sys.argv[1:]
+np.save(samples, getattr(load(path), method)(np.load(samples)))
 """
+
+
+def in_another_process(path, method, X):
+    """What the model in a file predicts where nothing else is known of it."""
+    samples = path.with_name("samples.npy")
+    np.save(samples, X)
+    subprocess.run([sys.executable, "-c", IN_ANOTHER_PROCESS, str(path), method, str(samples)], check=True, timeout=110)
+    return np.load(samples)
 
 
 @pytest.mark.parametrize(
@@ -242,12 +254,10 @@ np.save(sys.argv[2], load(sys.argv[1]).predict(np.load(sys.argv[2])))
 def test_an_embedding_predicts_the_same_out_of_its_file(kind, embedding, tmp_path):
     model = clone(kind(**SMALL)).set_params(numerical_embedding=embedding).fit(X, Y)
     assert model.score(X, Y) > 0.9
-    path, samples = save(model, tmp_path / "ensemble.safetensors"), tmp_path / "samples.npy"
-    np.save(samples, X)
-    subprocess.run([sys.executable, "-c", IN_ANOTHER_PROCESS, str(path), str(samples)], check=True)
-    np.testing.assert_array_equal(np.load(samples), model.predict(X))
+    again = in_another_process(save(model, tmp_path / "ensemble.safetensors"), "predict", X)
+    np.testing.assert_array_equal(again, model.predict(X))
     model.set_params(numerical_embedding=None)  # says what the next fit does
-    np.testing.assert_array_equal(np.load(samples), model.predict(X))
+    np.testing.assert_array_equal(again, model.predict(X))
 
 
 def test_files_from_before_embeddings(model, tmp_path, monkeypatch):
@@ -258,10 +268,40 @@ def test_files_from_before_embeddings(model, tmp_path, monkeypatch):
 
     with monkeypatch.context() as earlier:
         earlier.setattr(model_file, "FORMAT", 2)
-        earlier.setattr(model_file, "ensemble_contents", before)
+        earlier.setitem(model_file.KINDS, "SweepEnsembleClassifier", (SweepEnsembleClassifier, before, None))
         path = save(model, tmp_path / "ensemble.safetensors")
     frame = pd.DataFrame(X, columns=list("abcd"))
     np.testing.assert_array_equal(load(path).predict_proba(frame), model.predict_proba(frame))
+
+
+def test_files_from_when_frequencies_were_drawn_and_not_trained(tmp_path, monkeypatch):
+    """Then all networks had the same, and saw the features in their order, and sines and cosines behind them."""
+    inputs = np.c_[X[:, 0] > 0, X, X[:, 1] > 0][:, [0, 1, 5, 2, 3, 4]]  # features of two values among the others
+    own = clone(SweepEnsembleClassifier(**SMALL)).set_params(numerical_embedding="periodic").fit(inputs, Y)
+    waves, order = Waves(own.embedding_.frequency), own.embedding_.order
+    common = [(Waves(np.stack([waves.frequency] * len(s.shares))), *s.params[1:]) for s in own.mixture_.stacks]
+    stacks = tuple(s._replace(params=params) for s, params in zip(own.mixture_.stacks, common, strict=True))
+    own._take(dataclasses.replace(own.mixture_, stacks=stacks))
+
+    def before(estimator):
+        arrays, about = ensemble_file.ensemble_contents(estimator)
+        columns = np.r_[np.argsort(order), np.arange(len(order), len(order) + 2 * waves.frequency.size)]
+        for k in range(len(stacks)):
+            del arrays[f"stack{k}/frequency"]
+            arrays[f"stack{k}/weight/0"] = np.ascontiguousarray(arrays[f"stack{k}/weight/0"][:, :, columns])
+        del arrays["embedding/order"]
+        embedded = np.sort(order[: len(waves.frequency)])
+        arrays["embedding/column"] = np.repeat(embedded, waves.frequency.shape[1])
+        arrays["embedding/frequency"] = waves.frequency.reshape(-1)
+        return arrays, about
+
+    with monkeypatch.context() as earlier:
+        earlier.setattr(model_file, "FORMAT", 3)
+        earlier.setitem(model_file.KINDS, "SweepEnsembleClassifier", (SweepEnsembleClassifier, before, None))
+        path = save(own, tmp_path / "ensemble.safetensors")
+    np.testing.assert_array_equal(load(path).predict_proba(inputs), own.predict_proba(inputs))
+    again = load(save(load(path), tmp_path / "again.safetensors"))
+    np.testing.assert_array_equal(again.predict_proba(inputs), own.predict_proba(inputs))
 
 
 def test_plot(model):

@@ -297,8 +297,12 @@ def test_a_drawn_search_is_grid_search(seed):
         options["scoring"] = "neg_log_loss" if targets != "labels" else "accuracy"
     weights = {"sample_weight": rng.uniform(0.3, 2, N)} if "steps" not in vars(net) and rng.integers(2) else {}
     options["return_train_score"] = bool(rng.integers(2))
+    if targets in ("classes", "two classes") and rng.random() < 0.5:  # one of the training parts lacks a class
+        some = np.flatnonzero(TARGETS[targets] != rng.integers(2))
+        options |= {"cv": [(some, np.arange(0, N, 3)), *KFold(2).split(INPUTS)], "scoring": None}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
+        warnings.filterwarnings("ignore", "Got `batch_size`")  # a part that lacks a class is small
         ours, theirs = (
             kind(net, grid, **options).fit(INPUTS, TARGETS[targets], **weights)
             for kind in (SweepSearchCV, GridSearchCV)

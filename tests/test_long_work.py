@@ -12,7 +12,7 @@ from test_processes import assert_same, finish, start
 
 import jaxbackprop as jb
 from jaxbackprop import data
-from jaxbackprop.sweeps import host, planner
+from jaxbackprop.sweeps import costs, host, planner
 from jaxbackprop.sweeps.halving import schedule, survivors
 
 MOONS = data.load("moons", samples=60)
@@ -149,8 +149,9 @@ def press_ctrl_c_in(monkeypatch, depth, epoch):
 
 
 def without_compile_costs(monkeypatch):
-    for name in ("MAX_WASTE", "COMPILE", "COMPILE_LAYER", "COMPILE_ACTIVATION"):
-        monkeypatch.setattr(planner, name, 0.0)
+    monkeypatch.setattr(planner, "MAX_WASTE", 0.0)
+    for name in ("COMPILE", "COMPILE_LAYER", "COMPILE_ACTIVATION"):
+        monkeypatch.setattr(costs, name, 0.0)
 
 
 def test_ctrl_c_returns_what_is_finished(monkeypatch):
@@ -209,7 +210,7 @@ def test_a_checkpoint_is_taken_up_with_another_budget(tmp_path, monkeypatch):
         assert not sweep(grid, epochs=400, checkpoint=tmp_path / "runs").finished.any()
     with monkeypatch.context() as patch:
         without_compile_costs(patch)  # a program for each width
-        patch.setattr(planner, "CACHE", 30_000)
+        patch.setattr("jaxbackprop.sweeps.interface.CACHE", 30_000)
         resumed = sweep(grid, epochs=400, checkpoint=tmp_path / "runs")
         again = sweep(grid, epochs=400, checkpoint=tmp_path / "runs", memory_budget=2**28)
     assert len(resumed.plan.programs) != len(whole.plan.programs)

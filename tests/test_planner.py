@@ -12,8 +12,9 @@ import pytest
 import jaxbackprop as jb
 from jaxbackprop import data
 from jaxbackprop.selection import choose_activation
+from jaxbackprop.sweeps.costs import Workload
 from jaxbackprop.sweeps.grid import each_activation, expand
-from jaxbackprop.sweeps.planner import MAX_PROGRAMS, Workload, plan_trials
+from jaxbackprop.sweeps.planner import MAX_PROGRAMS, plan_trials
 from jaxbackprop.sweeps.seating import arrange
 from jaxbackprop.sweeps.starts import draw_starts
 from jaxbackprop.sweeps.updates import clear_padding
@@ -110,9 +111,12 @@ def test_a_smaller_budget_means_smaller_chunks_and_a_hopeless_one_is_refused():
 def test_ten_thousand_shapes_are_planned_at_once(as_users_run_it):
     grid = {"hidden": list(itertools.product(range(1, 101), repeat=2))}
     trials = expand(grid)
-    start = time.process_time()  # which does not count what else the machine does
-    plan = plan_trials(trials, workload(epochs=1000))
-    assert time.process_time() - start < 1
+    seconds = []
+    for _ in range(3):  # a busy machine's best: a shared core may take twice as long even by its own clock
+        start = time.process_time()
+        plan = plan_trials(trials, workload(epochs=1000))
+        seconds.append(time.process_time() - start)
+    assert min(seconds) < 1
     tracemalloc.start()
     plan_trials(trials, workload(epochs=1000))
     peak = tracemalloc.get_traced_memory()[1]
@@ -193,3 +197,16 @@ def test_padding_and_the_choice_of_activation_change_no_trial():
         settings = {key: [getattr(trial, key)] for key in grid}
         alone = jb.sweep(settings, moons.X, moons.y, epochs=30, progress=False)
         np.testing.assert_allclose(together.train_loss[number], alone.train_loss[0], atol=1e-6)
+
+
+def test_a_plan_is_the_sweeps_with_frequencies_too():
+    grid = {"hidden": [(3,), (8, 4)], "batch_size": [8], "optimizer": ["adam"]}
+    X, y = np.random.default_rng(0).normal(size=(24, 3)), np.arange(24) % 2
+    waves = np.ones((2, 5))
+    done = jb.sweep(grid, X, y, epochs=2, validation=None, record_every=2, frequencies=waves, progress=False).plan
+    said = jb.plan(grid, features=3, outputs=2, samples=24, epochs=2, frequencies=waves)
+    assert said.table().equals(done.table())
+    assert said.memory == done.memory
+    assert said.memory > jb.plan(grid, features=3, outputs=2, samples=24, epochs=2).memory
+    with pytest.raises(ValueError, match="at most the 3 features of X"):
+        jb.plan(grid, features=3, outputs=2, samples=24, epochs=2, frequencies=np.ones((4, 1)))

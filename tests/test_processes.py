@@ -87,7 +87,7 @@ def test_eight_devices_give_the_numbers_of_one(tmp_path, alone):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "options", [{}, {"patience": 2}, {"halving": 2}, {"patience": 1, "halving": 2}, {"prune": 1}], ids=str
+    "options", [{}, {"patience": 2}, {"halving": 2}, {"patience": 1, "halving": 2}, {"prune": 1}, {"waves": 1}], ids=str
 )
 def test_two_processes_give_the_numbers_of_one_each(tmp_path, alone, options):
     finish(*start_two(tmp_path, **options))
@@ -97,7 +97,7 @@ def test_two_processes_give_the_numbers_of_one_each(tmp_path, alone, options):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("options", [{}, {"patience": 2, "halving": 2}, {"prune": 1}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"patience": 2, "halving": 2, "waves": 1}, {"prune": 1}], ids=str)
 def test_two_processes_resume_after_a_kill(tmp_path, alone, options):
     saved = tmp_path / "runs"
     both = start_two(tmp_path, "killed", checkpoint=saved, slow=0.2, **options)

@@ -115,3 +115,26 @@ def test_steps_as_a_whole_are_trained_alone():
         ours = SweepSearchCV(PIPELINE, grid, cv=2, refit=False).fit(X, Y)
     scores = [np.mean(cross_val_score(Pipeline(steps), X, Y, cv=2)) for steps in grid["steps"]]
     np.testing.assert_allclose(ours.cv_results_["mean_test_score"], scores)
+
+
+@pytest.mark.parametrize("options", [{}, {"solver": "lbfgs"}, {"early_stopping": True, "validation_fraction": 0.2}])
+@pytest.mark.parametrize(
+    ("labels", "first"),
+    [("abc", "ab"), ("abcd", "abc"), ("abcd", "bcd"), ("abc", "ac"), ("ab", "b")],
+    ids=["two of three", "three of four", "others of four", "outer two", "one of two"],
+)
+def test_a_training_part_that_lacks_a_class(labels, first, options):
+    """Its network has outputs for the classes that it has seen, as `fit` on this part alone makes it."""
+    part = np.arange(90) // 45  # the first half has some of the classes, the second all
+    y = np.where(
+        part == 0,
+        np.array(list(first))[np.arange(90) % len(first)],
+        np.array(list(labels))[np.arange(90) % len(labels)],
+    )
+    folds = [(np.flatnonzero(part == k), np.flatnonzero(part != k)) for k in range(2)]
+    estimator = clone(BASE).set_params(**options)
+    searches = [
+        kind(estimator, {"alpha": [0.1, 1.0]}, cv=folds, refit=False, return_train_score=True).fit(X[:90], y)
+        for kind in BOTH
+    ]
+    assert_same_search(*searches)

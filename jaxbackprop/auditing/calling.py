@@ -23,9 +23,13 @@ ROLES = {
     "activation": r"(act|activation|nonlin\w*)(fun|fn|func|function|s)?",
     "kind": r"type|\w*(act|activation)\w*(type|name|kind|str)|kind",
     "penalty": r"\w*(reg|lambda|lamb|lam|l2|weightdecay)\w*",
+    "rate": r"lr|eta|learn\w*rate\w*|stepsize",
+    "momentum": r"momentum",
+    "epochs": r"(n|num|max|no)?(epochs?|iterations?|iters?|passes)",
     "model": r"model|params?|parameters|weights|theta|p|net",
     "cache": r"caches?|forward\w*|memory|stored|acts|activations|outs?|state",
 }
+OUTPUT = r"outputs?"  # of the network, or what is wanted of it
 NOT_A_GRADIENT = {"deltas", "dropout", "data", "depth", "dims", "dim"}
 
 
@@ -71,12 +75,13 @@ def fill(function: Callable[..., Any], resolve: Callable[[str], Any]) -> dict[st
 
     **Raises:** `Unclear` if one without a default is not known.
     """
-    filled = {}
-    for name, parameter in inspect.signature(function).parameters.items():
+    filled, parameters = {}, inspect.signature(function).parameters
+    has_targets = any(role(name) == "y" and not re.fullmatch(OUTPUT, plain(name)) for name in parameters)
+    for name, parameter in parameters.items():
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             continue
-        try:
-            filled[name] = resolve(name)
+        try:  # an output beside the targets is the network's
+            filled[name] = resolve("probs" if has_targets and re.fullmatch(OUTPUT, plain(name)) else name)
         except LookupError:
             if parameter.default is parameter.empty:
                 title = getattr(function, "__name__", "it")

@@ -2,12 +2,13 @@
 
 import inspect
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from jaxbackprop.auditing.calling import (
+    Entry,
     Unclear,
     call,
     entries,
@@ -18,14 +19,15 @@ from jaxbackprop.auditing.calling import (
     returned_names,
     role,
 )
-from jaxbackprop.auditing.hand_in import HandIn, quiet
-from jaxbackprop.auditing.slots import kept_gradients, parameters, walk
+from jaxbackprop.auditing.hand_in import HandIn, NotRun, quiet
+from jaxbackprop.auditing.slots import Slot, kept_gradients, parameters, walk
 from jaxbackprop.auditing.stages_seen import one_array, seen_stages, snapshot, written
-from jaxbackprop.auditing.subjects import SAMPLES, Run, Subject, Way, settle, ways
+from jaxbackprop.auditing.subjects import SAMPLES, Run, Subject, Way, globals_set, settle, ways
 from jaxbackprop.auditing.yardstick import Data, Leaves, draw_data
 
 FORWARD = r"(feed)?forward\w*|fprop|forwardprop\w*"
 BACKWARD = r"back\w*|bprop|gradients?|(compute|calc|calculate|get)?grad\w*|lossandgrad\w*|loss|costfunction"
+TRAIN = r"train\w*|fit|learn"  # which go forward and back, and take the step, in one
 LOSS = r"(calculate|compute|calc|get)?(loss|cost|crossentropy\w*)(function)?"
 SIZES = ((3, 5, 2), (2, 3, 2))  # of equal shapes no two; but some write the two features of the course's data in
 DATA = ("{X}", "{y}", "{samples}")  # what a constructor is given of the data, and how many there are
@@ -37,9 +39,9 @@ def class_subject(hand_in: HandIn, cls: type, classes: int, rng: np.random.Gener
 
     **Raises:** `Unclear` if it cannot be told how it is called; `NotRun` if its own code fails.
     """
-    backward = find_method(cls, BACKWARD)
+    backward = backward_method(cls) or find_method(cls, TRAIN)
     if backward is None:
-        raise Unclear(f"{cls.__name__} has no method backprop, backward, gradient or loss")
+        raise Unclear(f"{cls.__name__} has no method backprop, backward, gradient, loss or train")
     reason: Unclear | None = None
     for sizes in (*SIZES, None):  # None: those that are written into the class
         for arguments in constructions(cls, (*(sizes or SIZES[0])[:-1], classes), hand_in):
@@ -61,6 +63,14 @@ def find_method(cls: type, pattern: str) -> str | None:
     return min(
         fitting, key=lambda n: (plain(n) not in rank, plain(n) == "loss", n not in vars(cls), len(n)), default=None
     )
+
+
+def backward_method(cls: type) -> str | None:
+    """The method that makes the gradient. One that is called loss does, as CS231n's, if it is given the inputs."""
+    name = find_method(cls, BACKWARD)
+    if name is None or not re.fullmatch(LOSS, plain(name)):
+        return name
+    return name if any(role(own) == "X" for own in inspect.signature(getattr(cls, name)).parameters) else None
 
 
 def constructions(cls: type, sizes: tuple[int, ...], hand_in: HandIn) -> Iterator[dict[str, Any]]:
@@ -101,6 +111,10 @@ def argument(name: str, parameter: inspect.Parameter, sizes: Sequence[int], as_l
     counts = "num" in bare or bare.startswith("nlayer") or "layernum" in bare or "depth" in bare or bare == "nnlayers"
     if counts and ("layer" in bare or "depth" in bare):
         return number
+    if "act" in bare and not optional:  # of the hidden layers; that of the output is no matter of choice here
+        return "{activation}"
+    if "act" in bare and role(name) not in ("kind", "activation"):
+        return None
     if re.search(r"hid|^hdim$|^nh$|^h$|^nnh|^units$|^d?h$", bare):
         listed = as_list or isinstance(default, list | tuple)
         return list(sizes[1:-1]) if listed else sizes[1]
@@ -167,15 +181,18 @@ def build(
     forward = find_method(cls, FORWARD)
     loss = find_method(cls, LOSS)
     slope, value = find_method(cls, DIFF), find_method(cls, ACT)
+    knobs = {name: float(role(name) == "rate") for name, v in vars(example).items()
+             if role(name) in ("rate", "momentum") and isinstance(v, int | float)}  # fmt: skip
     penalties = {name: v for name, v in vars(example).items() if role(name) == "penalty" and isinstance(v, int | float)}
+    rates = [name for name, v in hand_in.namespace.items() if role(name) == "rate" and isinstance(v, int | float)]
     by_argument = any(role(name) == "penalty" for name in inspect.signature(getattr(cls, backward)).parameters)
 
     def prepared(leaves: Leaves, word: Any, penalty: float | None, X: np.ndarray, y: np.ndarray, way: Way) -> Any:
         thing = construct(word, X, y, way)
         for name, slot in slots.items():
             slot.put(thing, leaves[name])
-        for name in penalties if penalty is not None else ():
-            setattr(thing, name, penalty)
+        for name, number in (knobs | (dict.fromkeys(penalties, penalty) if penalty is not None else {})).items():
+            setattr(thing, name, number)
         for name in [n for n, v in vars(thing).items() if role(n) == "kind" and isinstance(v, str) and word]:
             setattr(thing, name, word)
         return thing
@@ -193,6 +210,8 @@ def build(
                 return X.shape[0 if way.rows else 1]
             if kind == "penalty" and penalty is not None:
                 return penalty
+            if kind in ("rate", "momentum", "epochs"):
+                return {"rate": 1.0, "momentum": 0.0, "epochs": 1}[kind]
             if kind == "kind" and (word or hasattr(thing, "actFun_type")):
                 return word or thing.actFun_type
             method = value if kind == "activation" else slope if kind == "slope" else None
@@ -225,20 +244,30 @@ def build(
         stages = seen_stages(thing, out, seen, data, classes, way.rows)
         if "probs" in stages:
             seen.setdefault("probs", stages["probs"] if way.rows else stages["probs"].T)
+        elif isinstance(out, np.ndarray):
+            seen.setdefault("probs", out)
         shared = one_array(thing)
         before = snapshot(thing, X, y)
         method = getattr(thing, backward)
-        result = call(method, fill(method, resolve))
+        with globals_set(hand_in, None, None, None, None, dict.fromkeys(rates, 1.0)):
+            result = call(method, fill(method, resolve))
         changed = written(before, thing, X, y, list(slots.values()))
         found = entries(result, returned_names(method))
         scalars = [entry.value for entry in found if entry.value.ndim == 0]
         own_loss = loss_of(leaves, data, way, word, penalty)
         if own_loss is None and len(scalars) == 1:
             own_loss = lambda: float(scalars[0])  # noqa: E731
+        step = False
         if sum(bool(entry.value.ndim) for entry in found) < len(slots):
             found = entries({slot.name: slot.value for slot in kept_gradients(thing)}) or found
+            moved = moves(thing, slots, leaves)
+            step = len(found) < len(slots) and bool(moved)
+            if step:
+                named = rates or {"rate"} & set(map(role, [*knobs, *inspect.signature(method).parameters]))
+                found = gradient_of_step(f"{cls.__name__}.{backward}", moved, bool(named))
+                changed = tuple(name for name in changed if name in ("X", "y"))
         kept = {str(slot.path[-1]): slot.value for slot in walk(thing)}
-        return Run(dict(leaves), found, stages, changed, own_loss, kept, same=shared)
+        return Run(dict(leaves), found, stages, changed, own_loss, kept, same=shared, step=step)
 
     def loss_of(leaves: Leaves, data: Data, way: Way, word: Any, penalty: float | None) -> Callable[[], float] | None:
         if loss is None or loss == backward:
@@ -277,9 +306,29 @@ def build(
     )  # fmt: skip
 
 
+def moves(thing: Any, slots: Mapping[str, Slot], leaves: Leaves) -> dict[str, np.ndarray]:
+    """How far each leaf has gone down from where it was put; nothing if all are where they were."""
+    moved = {f"d{name}": leaves[name] - np.asarray(slot.read(thing)) for name, slot in slots.items()}
+    return moved if any(move.any() for move in moved.values()) else {}
+
+
+def gradient_of_step(title: str, moved: Mapping[str, np.ndarray], has_rate: bool) -> list[Entry]:
+    """The gradient that weights have gone along, at a learning rate of 1.
+
+    **Raises:** `NotRun` if the learning rate could not be set to 1, or if the step says nothing of the gradient's size.
+    """
+    if not has_rate:
+        reason = "updates the weights by a learning rate that has no name: let it be learning_rate, an argument"
+        raise NotRun(f"{title} {reason} or an attribute, or return the gradient")
+    if np.allclose(np.concatenate([np.abs(move).reshape(-1) for move in moved.values()]), 1, rtol=1e-3):
+        reason = "takes steps of one size in every weight, as adam's first, which tell no gradient"
+        raise NotRun(f"{title} {reason}: let it return the gradient")
+    return entries(moved)
+
+
 DIFF = r"(diff|d|deriv\w*|grad)_?(act|activation)\w*|(act|activation)\w*(prime|grad\w*|deriv\w*|diff)"
 ACT = r"(act|activation)(fun|fn|func|function)?|activate"
-PROBS = r"probs?|yhat|yh|ypred|pred\w*|output|a2|scores|softmax\w*"
+PROBS = r"probs?|yhat|yh|ypred|pred\w*|output(pred\w*)?|a2|scores|softmax\w*"
 
 
 def elementwise_call(thing: Any, method: str, z: np.ndarray, word: Any) -> Any:

@@ -1,7 +1,7 @@
 """`jaxbackprop audit path/to/file.py:function`: the audit of a gradient in a file of one's own."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,9 +12,10 @@ from jaxbackprop._checks import check_integer, check_real, choose
 from jaxbackprop.activations import ACTIVATIONS
 from jaxbackprop.auditing.calling import Unclear
 from jaxbackprop.auditing.class_form import SIZES, class_subject
-from jaxbackprop.auditing.door import audit_subject, choose_class
+from jaxbackprop.auditing.door import HandInReport, audit_subject, choose_class
 from jaxbackprop.auditing.function_form import choose_function, function_subject
 from jaxbackprop.auditing.hand_in import HandIn, NotRun, opened
+from jaxbackprop.auditing.layer_door import LayersReport, audit_layers
 
 RIGHT, WRONG, NOT_RUN = 0, 1, 2
 FEATURES, HIDDEN = SIZES[0][:2]
@@ -70,7 +71,11 @@ def main(
     that of an l2 penalty: how strong it is, is found out by the file's own loss, or said by --l2. Instead of the four
     arrays it may return a dict of them, and of z1, a1, z2, y_hat, delta3 and delta2 too: then every stage is looked at.
 
-    The exit status is 0 if the gradient is right, 1 if it is wrong, 2 if it could not be run.
+    Layers: classes with a forward and a backward pass of their own, losses among them, and pairs of functions, as
+    affine_forward and affine_backward, tanh and tanh_prime, mse and mse_prime. Where a file has no network that can be
+    audited as a whole, each of them is judged alone, by differences of its own forward pass.
+
+    The exit status is 0 if all gradients are right, 1 if one is wrong, 2 if something could not be run.
 
     Args:
         target: The file, also with a name as homework.py:gradient.
@@ -114,9 +119,10 @@ def main(
             codes.write_text(f"{NOT_RUN}\n{error}")
         return NOT_RUN
     print(text)
+    status = RIGHT if ok else WRONG if mistakes else NOT_RUN  # what is right as far as it could be run
     if codes is not None:
-        codes.write_text(f"{RIGHT if ok else WRONG}\n{' '.join(mistakes)}")
-    return RIGHT if ok else WRONG
+        codes.write_text(f"{status}\n{' '.join(mistakes) if mistakes or ok else 'a part of it was not audited'}")
+    return status
 
 
 def examine_file(
@@ -135,6 +141,7 @@ def examine_file(
     **Raises:** `NotRun` if there is nothing to audit in it, or if it fails.
     """
     rng = np.random.default_rng(seed)
+    report: HandInReport | LayersReport
     cls = choose_class(hand_in, name)
     function = None if cls is not None else choose_function(hand_in, name)
     try:
@@ -144,15 +151,27 @@ def examine_file(
             subject = function_subject(hand_in, function, classes, rng, one_hot)
         else:
             raise NotRun(
-                f"{hand_in.path} has neither a class with a method backprop, backward or loss nor functions of W1, b1, "
-                "W2, b2, X, y; jaxbackprop audit --help shows both"
+                f"{hand_in.path} has neither a class with a method backprop, backward or loss, nor layers of a forward "
+                "and a backward pass, nor functions of W1, b1, W2, b2, X, y; jaxbackprop audit --help shows them"
             )
         report = audit_subject(hand_in, subject, only=activation, l2=l2, seed=seed)
-    except Unclear as error:
-        facts = {"file": hand_in.path.name, "reason": error, "cls": "NeuralNetwork" if cls is None else cls.__name__}
-        raise NotRun(ADAPTER.format(**facts, features=FEATURES, hidden=HIDDEN, classes=classes)) from error
+    except (Unclear, NotRun) as error:
+        report = audit_layers(hand_in, name, seed)  # no network as a whole, but parts of one
+        if not report.outcomes:
+            raise not_told(hand_in, cls, classes, error, report.failed) from error
     save_page(html, [report], report.title)
     return str(report), report.ok, report.mistakes
+
+
+def not_told(
+    hand_in: HandIn, cls: type | None, classes: int, error: Unclear | NotRun, layers: Mapping[str, str]
+) -> NotRun:
+    """Why a file could not be audited, as a network and as layers, and what to do about it."""
+    if isinstance(error, NotRun):
+        return error
+    reason = "; ".join([str(error), *(f"{name} as a layer: {why}" for name, why in layers.items())])
+    facts = {"file": hand_in.path.name, "reason": reason, "cls": "NeuralNetwork" if cls is None else cls.__name__}
+    return NotRun(ADAPTER.format(**facts, features=FEATURES, hidden=HIDDEN, classes=classes))
 
 
 def save_page(html: Path | None, reports: Sequence[Any], title: str) -> None:

@@ -42,6 +42,9 @@ class Candidate(NamedTuple):
     spares_the_right: bool = False
 
 
+UNUSED = "the right gradient is 0 wherever it was looked at: the forward pass leaves it out, or what it feeds is dead"
+
+
 def diagnose(e: Evidence, family: Family | None, table: tuple[Hypothesis, ...] = ()) -> dict[int, Diagnosis]:
     """The mistake in every wrong leaf; those of `table` go before the general ones."""
     wrong = [i for i in range(len(e.paths)) if e.wrong_points(i)]
@@ -281,6 +284,8 @@ def unknown(e: Evidence, i: int, candidates: Sequence[Candidate]) -> Diagnosis:
     if not np.isfinite(got).all():
         bad = int((~np.isfinite(got)).sum())
         return Diagnosis("not_finite", f"{bad} of {got.size} entries are NaN or infinite", 0.0)
+    if not any(np.any(e.right(k, i)) for k in range(len(e.points))):
+        return Diagnosis("unused", UNUSED, 1.0)
     difference = got - right
     size = np.sqrt(inner(difference, difference) / (inner(right, right) or 1.0))
     cosine = ratio(inner(got, right), np.sqrt(inner(np.where(np.isnan(right), 0, got), got) * inner(right, right)))

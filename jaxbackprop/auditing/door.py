@@ -1,20 +1,24 @@
 """The audit of homework as it is handed in: how it is called, its parts, then its gradient, for all its activations."""
 
+import contextlib
+import re
 import traceback
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxbackprop.auditing.calling import is_gradient
-from jaxbackprop.auditing.class_form import BACKWARD, find_method
+from jaxbackprop.auditing.calling import Unclear, is_gradient, plain
+from jaxbackprop.auditing.class_form import TRAIN, backward_method, find_method
 from jaxbackprop.auditing.hand_in import HandIn, NotRun, quiet, told
 from jaxbackprop.auditing.parts import PartFinding, forward_stages, look_at_parts
 from jaxbackprop.auditing.penalties import Penalty, find_penalty, usual_strength
 from jaxbackprop.auditing.places import add_lines, name_by_slope, wrong_stage
 from jaxbackprop.auditing.report import Report, StageReport, wrap
 from jaxbackprop.auditing.spellings import words_used
-from jaxbackprop.auditing.subjects import SAMPLES, Subject, guess_activation, titled
+from jaxbackprop.auditing.subjects import GUESSED, SAMPLES, Run, Subject, guess_activation, parallel, titled
+from jaxbackprop.auditing.trained_for import told_objective
 from jaxbackprop.auditing.watching import watched
 from jaxbackprop.auditing.whole import examine
 from jaxbackprop.auditing.yardstick import (
@@ -103,9 +107,16 @@ def audit_subject(hand_in: HandIn, subject: Subject, *, only: str | None, l2: fl
     leaves = draw_leaves(subject.shapes, subject.samples_first, rng)
     data = draw_data(subject.features, subject.classes, SAMPLES, rng)
     spelled: dict[str, tuple[Any, ...]] = dict(subject.spelled)
-    if not spelled:
-        with quiet(hand_in.printed):
-            run = subject.call(leaves, data, subject.way, None, 0.0)
+    names = list(dict.fromkeys([*spelled, *words_used(hand_in), *GUESSED]))
+    run, word = None, next((words[0] for words in spelled.values()), None)
+    # What fails with one of several activations fails again below, where it is told.
+    with quiet(hand_in.printed), contextlib.suppress(*([Exception, SystemExit] if spelled else [])):
+        run = subject.call(leaves, data, subject.way, word, 0.0)
+        subject = replace(subject, objective=told_objective(hand_in, subject, run, data, names))
+    if run is not None and run.step and not one_step(subject, run, data, names):
+        where = f"{titled(subject, None)} updates the weights"
+        raise Unclear(f"{where}, and not once along a gradient of all samples: hand in the method of one step")
+    if not spelled and run is not None:
         spelled = {only or guess_activation(subject, run, data, words_used(hand_in))[0]: (None,)}
     if only and only in spelled:
         spelled = {only: spelled[only]}
@@ -129,6 +140,19 @@ def audit_subject(hand_in: HandIn, subject: Subject, *, only: str | None, l2: fl
     return HandInReport(titled(subject, shown), outcomes, errors)
 
 
+def one_step(subject: Subject, run: Run, data: Data, activations: Iterable[str]) -> bool:
+    """Whether a method that does the whole training, which may take many steps, or those of batches, took a single one:
+    some weight has moved along its gradient. One that has backprop's name is believed to."""
+    if not re.fullmatch(TRAIN, plain(subject.backward)):
+        return True
+    got = subject.gradient(run)
+    for name in activations:
+        right = yardstick(run.leaves, data, name, subject.samples_first, objective=subject.objective)
+        if any(leaf[0] == "W" and parallel(got[leaf], g) for leaf, g in right.gradient(run.leaves).items()):
+            return True
+    return False
+
+
 def last_line(error: BaseException) -> int:
     """How far down an error was raised, as the line of its last place."""
     frames = traceback.extract_tb(error.__traceback__)
@@ -141,7 +165,7 @@ def audit_one(hand_in: HandIn, subject: Subject, name: str, word: Any, l2: float
     leaves = draw_leaves(subject.shapes, subject.samples_first, rng)
     data = draw_data(subject.features, subject.classes, SAMPLES, rng)
     penalty = Penalty(0.0, l2) if l2 else own_penalty(hand_in, subject, name, word, leaves, data)
-    right = yardstick(leaves, data, name, subject.samples_first, penalty.l2)
+    right = yardstick(leaves, data, name, subject.samples_first, penalty.l2, subject.objective)
 
     def run_at(point: Leaves) -> Any:
         with quiet(hand_in.printed):
@@ -181,7 +205,7 @@ def own_penalty(hand_in: HandIn, subject: Subject, name: str, word: Any, leaves:
     strength = usual_strength(subject.penalty)
     with quiet(hand_in.printed):
         runs = [subject.call(leaves, data, subject.way, word, value) for value in (0.0, strength)]
-        mean = yardstick(leaves, data, name, subject.samples_first).loss(leaves)
+        mean = yardstick(leaves, data, name, subject.samples_first, objective=subject.objective).loss(leaves)
         gradients = subject.gradient(runs[0]), subject.gradient(runs[1])
         return find_penalty(hand_in, runs[0], strength, runs[1], data.samples, mean, gradients, subject.backward)
 
@@ -201,7 +225,7 @@ def other_sizes(
         except (Exception, SystemExit) as error:
             found.append(PartFinding("batch", f"{text}: it raised {told(error)}", True))
             continue
-        right = yardstick(leaves, data, name, subject.samples_first).gradient(leaves)
+        right = yardstick(leaves, data, name, subject.samples_first, objective=subject.objective).gradient(leaves)
         fitting = [
             {leaf: factor * value + strength * leaves[leaf] * (leaf[0] == "W") for leaf, value in right.items()}
             for factor in (1.0, *([float(samples)] if is_sum(got, right, samples) else []))
@@ -217,5 +241,6 @@ def choose_class(hand_in: HandIn, name: str | None) -> type | None:
     classes = hand_in.own(type)
     if name is not None:
         return classes.get(name)
-    fitting = [cls for cls in classes.values() if find_method(cls, BACKWARD) and cls.__name__.lower() != "layer"]
-    return fitting[0] if fitting else None
+    own = [cls for cls in classes.values() if cls.__name__.lower() != "layer"]
+    trained = (cls for cls in own if find_method(cls, TRAIN))
+    return next((cls for cls in own if backward_method(cls)), next(trained, None))

@@ -9,11 +9,13 @@ import contextlib
 import io
 import linecache
 import os
+import re
 import sys
 import traceback
 import types
 import warnings
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -62,16 +64,50 @@ def opened(file: str | Path) -> Iterator[HandIn]:
         raise NotRun(f"there is no file {file}")
     if path.suffix not in (".py", ".ipynb"):
         raise NotRun(f"{file} is neither a Python file (.py) nor a notebook (.ipynb)")
-    folder, before = str(path.resolve().parent), dict(sys.modules)
-    sys.path.insert(0, folder)  # as when Python runs the file
+    before = dict(sys.modules)
+    own, roots = str(path.resolve().parent), package_roots(path.resolve())
+    # A file of a package may have its package's name; what it imports from the package comes from above.
+    folders = [*roots, own] if levels(source(path)) else [own, *roots]
+    sys.path[:0] = folders  # as when Python runs the file
     try:
         yield run_notebook(path) if path.suffix == ".ipynb" else run_file(path)
     finally:
-        with contextlib.suppress(ValueError):
-            sys.path.remove(folder)
-        for name, module in list(sys.modules.items()):
-            if name not in before and str(getattr(module, "__file__", None) or "").startswith(folder + os.sep):
-                del sys.modules[name]
+        for folder in folders:
+            with contextlib.suppress(ValueError):
+                sys.path.remove(folder)
+        new = {name: module for name, module in sys.modules.items() if name not in before}
+        theirs = [name for name, module in new.items() if any(came_from(module, folder) for folder in folders)]
+        for name in theirs:  # all at once: a package is asked for its place while its parent is there
+            del sys.modules[name]
+
+
+def came_from(module: Any, folder: str) -> bool:
+    """Whether a module, or a package without a file of its own, is in a folder."""
+    places = [getattr(module, "__file__", None) or "", *(getattr(module, "__path__", None) or ())]
+    return any(str(place).startswith(folder + os.sep) for place in places)
+
+
+def package_roots(path: Path) -> list[str]:
+    """Where a file of a package is imported from: the folder above the one whose name it imports from, the one beside
+    which there is what it imports, or the one above those that the dots of its relative imports go up."""
+    text = source(path)
+    imported = sorted(set(re.findall(r"^\s*(?:from|import)\s+(\w+)", text, re.MULTILINE)))
+    unknown = [name for name in imported if not (path.parent / f"{name}.py").is_file() and find_spec(name) is None]
+    missing = [folder for folder in path.parents if folder.name in unknown]
+    beside = [folder for folder in path.parents[1:3] if any((folder / name).is_dir() for name in unknown)]
+    up = levels(text)
+    above = path.parents[up : up + 1] if up else []
+    return [str(f) for f in dict.fromkeys([*(folder.parent for folder in missing[:1]), *beside[:1], *above])]
+
+
+def source(path: Path) -> str:
+    """The text of a Python file; empty for a notebook."""
+    return path.read_text(encoding="utf-8-sig", errors="replace") if path.suffix == ".py" else ""
+
+
+def levels(text: str) -> int:
+    """How many folders up the relative imports of a file reach, counted from the file; 0 without one."""
+    return max(map(len, re.findall(r"^\s*from\s+(\.+)", text, re.MULTILINE)), default=0)
 
 
 def run_file(path: Path) -> HandIn:
@@ -81,6 +117,8 @@ def run_file(path: Path) -> HandIn:
     try:
         text = path.read_text(encoding="utf-8-sig")
         tree = parse(text, str(path))
+        if up := levels(text):
+            module.__package__ = ".".join(folder.name for folder in reversed(path.resolve().parents[:up]))
         with quiet(printed):
             exec(compile(tree, str(path), "exec"), module.__dict__)
     except BaseException as error:

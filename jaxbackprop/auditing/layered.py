@@ -112,7 +112,7 @@ def _natural(path: str) -> list[tuple[int, str]]:
 class Trace(NamedTuple):
     """One forward pass in the document's numbering: `a[0]` is x, `a[L]` is y-hat, and `z[0]` is nothing.
 
-    `slopes[l]` is f'(z^l) for a hidden layer l, `weights[l]` is W^l.
+    `slopes[l]` is f'(z^l) for a hidden layer l, `weights[l]` is W^l; `error` is N dL/dz^L, the document's delta.
     """
 
     weights: list[np.ndarray]
@@ -121,6 +121,7 @@ class Trace(NamedTuple):
     slopes: list[np.ndarray]
     y: np.ndarray
     l2: float
+    error: np.ndarray
 
     @property
     def depth(self) -> int:
@@ -145,7 +146,7 @@ def trace(network: Network, layout: Layout, point: Leaves, args: Sequence[Any]) 
             a.append(elementwise(activation.value, z[l]))
             slopes.append(elementwise(activation.slope, z[l], a[l]))
     a.append(predicted(network.objective, z[-1]))
-    return Trace(weights, z, a, slopes, y, float(network.l2))
+    return Trace(weights, z, a, slopes, y, float(network.l2), output_error(network.objective, z[-1], a[-1], y))
 
 
 def with_activation(t: Trace, activation: Activation, objective: str | Objective) -> Trace:
@@ -157,12 +158,19 @@ def with_activation(t: Trace, activation: Activation, objective: str | Objective
         if l < t.depth:
             a.append(elementwise(activation.value, z[l]))
             slopes.append(elementwise(activation.slope, z[l], a[l]))
-    return t._replace(z=z, a=[*a, predicted(objective, z[-1])], slopes=slopes)
+    y_hat = predicted(objective, z[-1])
+    return t._replace(z=z, a=[*a, y_hat], slopes=slopes, error=output_error(objective, z[-1], y_hat, t.y))
 
 
 def predicted(objective: str | Objective, z: np.ndarray) -> np.ndarray:
     """y-hat from the logits, in float64."""
     return np.asarray(evaluate(get_objective(objective).predict, z))
+
+
+def output_error(objective: str | Objective, z: np.ndarray, y_hat: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """N dL/dz^L, in float64: y-hat - y, unless the objective has another."""
+    error = get_objective(objective).error
+    return y_hat - y if error is None else np.asarray(evaluate(error, z, y))
 
 
 def read_data(network: Network, args: Sequence[Any], outputs: int) -> tuple[np.ndarray, np.ndarray]:
@@ -204,7 +212,7 @@ class Steps(NamedTuple):
     - `summed`: the sum over the samples that is dL/db^l.
     """
 
-    error: Callable[[Trace], np.ndarray] = lambda t: (t.a[-1] - t.y) / t.samples
+    error: Callable[[Trace], np.ndarray] = lambda t: t.error / t.samples
     through: Callable[[Trace, int, np.ndarray, np.ndarray], np.ndarray] = lambda t, l, e, dW: t.weights[l + 1].T @ e
     slope: Callable[[Trace, int], np.ndarray] = lambda t, l: t.slopes[l]
     seen: Callable[[Trace, int], np.ndarray] = lambda t, l: t.a[l - 1]

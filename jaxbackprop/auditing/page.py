@@ -8,6 +8,7 @@ import numpy as np
 
 from jaxbackprop.auditing.drawing import Pairs, draw_network, find_pairs, verdicts_of
 from jaxbackprop.auditing.formulas import formulas_of, in_every_layer, of_a_leaf
+from jaxbackprop.auditing.layer_door import LayersReport
 from jaxbackprop.auditing.report import Finding, Report, StageFinding, StageReport, error_text, listed, shape_text
 from jaxbackprop.auditing.summary import NetworkReport
 from jaxbackprop.pages import (
@@ -42,6 +43,8 @@ def save_reports(path: str | Path, reports: Sequence[Any], title: str = "") -> P
             parts.append(stages_part(report, alone=report is first))
         elif isinstance(report, NetworkReport):
             parts.append(networks_part(report, alone=report is first))
+        elif isinstance(report, LayersReport):
+            parts.append(layers_part(report))
         else:
             parts.append(hand_in_part(report))
     return save_page(path, whole_page(title or TITLE, "\n".join(parts)))
@@ -187,10 +190,27 @@ def hand_in_part(report: Any) -> str:
             parts.append(body)
             continue
         bad = name in wrong
-        summary = f'{text(name)} {mark("wrong" if bad else "right")} <span class="quiet">{text(one.headline)}</span>'
-        parts.append(f'<details class="hand-in"{" open" * bad}><summary>{summary}</summary>{body}</details>')
+        parts.append(folded(name, not bad, one.headline, body))
     parts += [f"<p><b>{text(name)}</b> could not be run: {text(error)}</p>" for name, error in report.failed.items()]
     return "\n".join(parts)
+
+
+def layers_part(report: LayersReport) -> str:
+    """A file of layers: each of them folded, the wrong ones open."""
+    wrong = [outcome.title for outcome in report.outcomes if not outcome.ok]
+    sentence = f"Wrong: {listed(wrong)}." if wrong else f"Right: {listed([o.title for o in report.outcomes])}."
+    parts = [headline(sentence, not wrong)]
+    for outcome in report.outcomes:
+        body = gradient_part(outcome.report, within=True)
+        parts.append(folded(outcome.title, outcome.ok, outcome.headline, body))
+    parts += [f"<p><b>{text(name)}</b> was not audited: {text(reason)}</p>" for name, reason in report.failed.items()]
+    return "\n".join(parts)
+
+
+def folded(name: str, right: bool, said: str, body: str) -> str:
+    """One part of a file under its verdict, open if it is wrong."""
+    summary = f'{text(name)} {mark("right" if right else "wrong")} <span class="quiet">{text(said)}</span>'
+    return f'<details class="hand-in"{" open" * (not right)}><summary>{summary}</summary>{body}</details>'
 
 
 def is_right(outcome: Any) -> bool:

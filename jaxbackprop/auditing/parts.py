@@ -8,7 +8,9 @@ from jaxbackprop.activations import get_activation
 from jaxbackprop.auditing.hand_in import told
 from jaxbackprop.auditing.layered import elementwise
 from jaxbackprop.auditing.subjects import Run, Subject
+from jaxbackprop.auditing.trained_for import HALVES
 from jaxbackprop.auditing.yardstick import Yardstick
+from jaxbackprop.losses import get_objective
 
 POINTS = np.array([[-1.7, -0.8, -0.3], [0.5, 0.9, 1.6]])
 
@@ -26,7 +28,7 @@ def look_at_parts(
 ) -> list[PartFinding]:
     """The parts in the order of their computation; `forward` is that of `forward_stages`."""
     return [*activation_values(subject, activation, spelled), *forward_pass(forward), *own_loss(run, right),
-            *slope_values(subject, activation, spelled), *writes(run)]  # fmt: skip
+            *slope_values(subject, activation, spelled), *writes(run), *step_taken(run)]  # fmt: skip
 
 
 def activation_values(subject: Subject, activation: str, spelled: Any) -> list[PartFinding]:
@@ -69,6 +71,12 @@ def at_kink(subject: Subject, activation: str, spelled: Any) -> list[PartFinding
     return [PartFinding("slope_at_kink", f"your relu'(0) is {got.flat[0]:g}, the course takes 0; both will do", False)]
 
 
+def step_taken(run: Run) -> list[PartFinding]:
+    """Where the gradient is from, if none came back."""
+    text = "backprop hands back no gradient: the step that it takes, with a learning rate of 1, is held against it"
+    return [PartFinding("step", text, False)] if run.step else []
+
+
 def forward_pass(forward: dict[str, bool]) -> list[PartFinding]:
     """The first of z1, a1, …, y-hat that is not right."""
     wrong = [name for name, ok in forward.items() if not ok]
@@ -108,6 +116,14 @@ def own_loss(run: Run, right: Yardstick) -> list[PartFinding]:
         return []
     if np.isclose(got, samples * mean, rtol=1e-5):
         return [PartFinding("loss_sum", f"your loss is the sum over the {samples} samples", False)]
+    if right.network.objective != "softmax":
+        name, outputs = get_objective(right.network.objective).name, right.trace(run.leaves).y.shape[0]
+        usual = [a * b for a in HALVES for b in (1.0, outputs, 1 / outputs)]
+        factor = next((c for c in usual if np.isclose(mean, c * got, rtol=1e-5)), None)
+        text = f"your gradient is that of the {name}, {mean:.4f} here; your loss, {got:.4f}, is another function"
+        if factor is not None:
+            text = f"your gradient is {factor:g} times that of your loss: the learning rate takes a constant up"
+        return [PartFinding("loss_constant" if factor else "other_loss", text, False)]
     return [PartFinding("loss", f"your loss is {got:.4f} where the mean cross-entropy is {mean:.4f}", True)]
 
 

@@ -52,7 +52,7 @@ def name_by_slope(
 def with_slopes(slopes: Sequence[Any], factor: float) -> Steps:
     """A backward pass that multiplies by these slopes, one array a hidden layer, and its data term by a factor."""
     return Steps(
-        error=lambda t: factor * (t.a[-1] - t.y) / t.samples,
+        error=lambda t: factor * t.error / t.samples,
         slope=lambda t, l: slopes[l - 1],
     )
 

@@ -30,17 +30,36 @@ class Slot(NamedTuple):
         after = "".join(f"{part}" for part in self.path[names[-1] + 1 :])
         return f"{self.path[names[-1]]}{before}{after}"
 
+    def read(self, holder: Any) -> Any:
+        """What is there now."""
+        return inside(holder, self.path)
+
     def put(self, holder: Any, value: np.ndarray) -> None:
-        """Write another array there, of the same kind."""
-        for part in self.path[:-1]:
-            holder = getattr(holder, part) if hasattr(holder, "__dict__") and isinstance(part, str) else holder[part]
+        """Write another array there, of the same kind: into the one that is there, which others may hold, too."""
+        holder = inside(holder, self.path[:-1])
         array = np.array(value, np.float64).reshape(self.value.shape)
+        now = inside(holder, self.path[-1:])
+        if isinstance(now, np.ndarray) and now.dtype == np.float64 and now.shape == array.shape and now.flags.writeable:
+            now[...] = array
+            return
         new = np.asmatrix(array) if isinstance(self.value, np.matrix) else array
         last = self.path[-1]
-        if isinstance(last, str) and hasattr(holder, "__dict__"):
+        if isinstance(last, str) and has_attributes(holder):
             setattr(holder, last, new)
         else:
             holder[last] = new
+
+
+def inside(holder: Any, path: Sequence[Any]) -> Any:
+    """What is at the end of a way through attributes, keys and indices."""
+    for part in path:
+        holder = getattr(holder, part) if has_attributes(holder) and isinstance(part, str) else holder[part]
+    return holder
+
+
+def has_attributes(holder: Any) -> bool:
+    """Whether what an object holds are its attributes. (An OrderedDict has some, and holds its items.)"""
+    return hasattr(holder, "__dict__") and not isinstance(holder, Mapping)
 
 
 def walk(holder: Any, path: tuple[Any, ...] = ()) -> Iterator[Slot]:
@@ -71,7 +90,11 @@ def parameters(holder: Any, features: int | None, classes: int | None) -> tuple[
     **Raises:** `Unclear` if there is no chain of weights and biases from the features to the classes.
     """
     weights, biases = [], []
+    known: list[np.ndarray] = []
     for slot in walk(holder):
+        if any(slot.value is other for other in known):
+            continue  # a layer's own array, which a list of parameters holds, too
+        known.append(slot.value)
         if any(is_gradient(part) for part in slot.path if isinstance(part, str)) or slot.value.ndim > 2:
             continue
         kind = leaf_kind(slot.name)[0] or leaf_kind(str(slot.path[-1]))[0]

@@ -15,7 +15,17 @@ import numpy as np
 
 from jaxbackprop._checks import check_integer
 from jaxbackprop.activations import get_activation
-from jaxbackprop.auditing.layered import Layout, Network, Trace, backward, elementwise, find_layers, predicted, trace
+from jaxbackprop.auditing.layered import (
+    Layout,
+    Network,
+    Trace,
+    backward,
+    elementwise,
+    find_layers,
+    output_error,
+    predicted,
+    trace,
+)
 from jaxbackprop.auditing.mistakes.stagewise import (
     Wrong,
     activation_mistakes,
@@ -30,7 +40,7 @@ from jaxbackprop.auditing.mistakes.variants import RIGHT
 from jaxbackprop.auditing.points import Leaves, Structure, copied, describe, draw_point, given_point
 from jaxbackprop.auditing.report import StageFinding, StageReport, listed
 from jaxbackprop.devices import compiler_options
-from jaxbackprop.losses import mean_loss
+from jaxbackprop.losses import get_objective, mean_loss
 from jaxbackprop.oracle import float64
 
 Errors = Callable[[Network, Layout, Leaves, Trace], list[np.ndarray]]
@@ -168,7 +178,7 @@ def read_stages(values: Mapping[str, Any], t: Trace, layout: Layout) -> dict[str
         if stage.startswith("db"):
             array = array.reshape(-1) if array.size == t.weights[l].shape[0] else array
         read[stage] = array.T if layout.samples_first else array
-    last, right = read.get(f"dz{t.depth}"), (t.a[-1] - t.y) / t.samples
+    last, right = read.get(f"dz{t.depth}"), t.error / t.samples
     if last is not None and last.shape == right.shape and t.samples > 1:
         without_mean = abs(np.sum(last * right)) > 0.5 * t.samples * np.sum(right * right)  # the document's delta
         read |= {name: value / t.samples for name, value in read.items() if name.startswith("dz") and without_mean}
@@ -202,6 +212,7 @@ def follow(
     """The stages that the person has, each with what it should be and what it follows from."""
     activation = get_activation(network.activation)
     errors, L = errors_of(network, layout, point, t), t.depth
+    objective = get_objective(network.objective)
     biases = [np.empty(0), *(bias for _, bias in layout.layers(point))]
     a, z, e = {0: t.a[0]}, {}, np.empty(0)
     for l in range(1, L + 1):
@@ -211,12 +222,14 @@ def follow(
         z[l] = usable(theirs.get(f"z{l}"), local)
         local = predicted(network.objective, z[l]) if l == L else elementwise(activation.value, z[l])
         if f"a{l}" in theirs:
-            wrong = output_mistakes(l, z[l]) if l == L else activation_mistakes(l, z[l], activation)
+            at_output = output_mistakes(l, z[l]) if objective.name == "softmax" else []
+            wrong = at_output if l == L else activation_mistakes(l, z[l], activation)
             yield Stage(f"a{l}", t.a[l], (local,), wrong)
         a[l] = usable(theirs.get(f"a{l}"), local)
     for l in range(L, 0, -1):
         if l == L:
-            follows, wrong = ((a[L] - t.y) / t.samples,), error_mistakes(a[L], t.y)
+            follows = (output_error(network.objective, z[L], a[L], t.y) / t.samples,)
+            wrong = error_mistakes(a[L], t.y) if objective.error is None else []
         else:
             back = t.weights[l + 1].T @ e
             slopes = elementwise(activation.slope, z[l], a[l]), elementwise(activation.derivative, z[l])

@@ -35,13 +35,15 @@ def seen_stages(
         )
         if key and (array := samples_first(value, data.samples, rows)) is not None:
             arrays[key] = array
+    if "a1" in arrays and np.array_equal(arrays["a1"], data.X):  # some call the inputs a1
+        arrays = {f"{name[0]}{int(name[1]) - 1}" if name[1:].isdigit() else name: a for name, a in arrays.items()}
     whole, array = (data.samples, classes), samples_first(out, data.samples, rows)
     if "probs" not in arrays and array is not None and array.shape == whole:
         arrays["probs"] = array
     # Logits, or something else: only what looks like probabilities may be held against y-hat, unless it says so.
     says_so = any(re.fullmatch(r"probs?|probabilities|yhat|yh", plain(name)) for name in sources)
     if "probs" in arrays and not says_so and (arrays["probs"].shape != whole or not adds_up(arrays["probs"])):
-        del arrays["probs"]
+        arrays["outputs"] = arrays.pop("probs")
     return arrays
 
 

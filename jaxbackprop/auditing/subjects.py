@@ -15,6 +15,7 @@ import numpy as np
 from jaxbackprop.auditing.calling import Entry, Unclear, assignments, plain, role
 from jaxbackprop.auditing.hand_in import HandIn, NotRun, quiet, told
 from jaxbackprop.auditing.yardstick import Data, Leaves, draw_data, draw_leaves, is_sum, right_leaves, yardstick
+from jaxbackprop.losses import Objective
 
 SAMPLES = 20
 SPELLINGS = {
@@ -62,6 +63,7 @@ class Run:
     named: Mapping[str, Any] = field(default_factory=dict)  # what else it keeps by name
     told: Mapping[str, Any] = field(default_factory=dict)  # what it returned by name
     same: tuple[tuple[str, str], ...] = ()  # stages that are one array
+    step: bool = False  # whether the gradient is the step that was taken with a learning rate of 1
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,7 @@ class Subject:
     slope_name: str = ""
     way: Way = field(default_factory=Way)
     number: int = 0  # of the assignment of results to leaves that fits
+    objective: str | Objective = "softmax"
 
     @property
     def classes(self) -> int:
@@ -129,7 +132,7 @@ def settle(subject: Subject, ways: Iterable[Way], hand_in: HandIn, rng: np.rando
                     run = subject.call(leaves, data, way, spelling, 0.0)
                 found = list(assignments(run.found, subject.shapes))
             except (Exception, SystemExit) as error:
-                if first_error is None or isinstance(first_error, Unclear):
+                if first_error is None or isinstance(first_error, Unclear) or isinstance(error, NotRun):
                     first_error = error
                 continue
             for number, assigned in enumerate(found):
@@ -144,7 +147,7 @@ def settle(subject: Subject, ways: Iterable[Way], hand_in: HandIn, rng: np.rando
                 break  # the others are called alike
     if best is None:
         assert first_error is not None
-        if isinstance(first_error, Unclear):
+        if isinstance(first_error, Unclear | NotRun):
             raise first_error
         raise NotRun(f"{titled(subject, None)} raised {told(first_error)}") from first_error
     return best
@@ -164,7 +167,7 @@ def fitness(
     """
     best = (0, 0, 0, 0)
     for name in names:
-        scale = yardstick(run.leaves, data, name, subject.samples_first)
+        scale = yardstick(run.leaves, data, name, subject.samples_first, objective=subject.objective)
         right = scale.gradient(run.leaves)
         factor = data.samples if is_sum(assigned, right, data.samples) else 1
         probs, known = run.stages.get("probs"), scale.trace(run.leaves).a[-1].T
@@ -228,9 +231,9 @@ def our_name(spelling: str) -> str | None:
 @contextlib.contextmanager
 def globals_set(
     hand_in: HandIn,
-    X: np.ndarray,
-    y: np.ndarray,
-    samples: int,
+    X: np.ndarray | None,
+    y: np.ndarray | None,
+    samples: int | None,
     penalty: float | None,
     more: Mapping[str, Any] | None = None,
 ) -> Iterator[None]:

@@ -269,7 +269,7 @@ def check_network(network: Network, layout: Layout, traces: Sequence[Trace], kno
     factors = {"mean": (1.0,), "sum": (samples,), None: (1.0, samples)}[network.reduction]
     for t, known in zip(traces, knowns, strict=True):
         for factor in factors:
-            ours = layout.leaves(backward(t, Steps(error=lambda t: factor * (t.a[-1] - t.y) / t.samples)))  # noqa: B023
+            ours = layout.leaves(backward(t, Steps(error=lambda t: factor * t.error / t.samples)))  # noqa: B023
             off = [compare(*three, None, 1e-6) for three in zip(ours, known.gradient, known.error, strict=True)]
             if not any(verdict.wrong for verdict in off):
                 return factor

@@ -13,10 +13,13 @@ from jaxbackprop.auditing.judge import compare
 from jaxbackprop.auditing.layered import Layout, Network, Trace, backward, find_layers, trace
 from jaxbackprop.auditing.mistakes.shapes import fits
 from jaxbackprop.auditing.points import Structure, describe
+from jaxbackprop.auditing.uncompiled import evaluate
 from jaxbackprop.auditing.witness import Known, Witness
+from jaxbackprop.losses import Objective, get_objective
 
 Leaves = Mapping[str, np.ndarray]
 WITNESS = "the document's gradient, which is proven against jax.grad, in float64"
+OTHER_WITNESS = "the gradient of the {name}, by hand, in float64"
 
 
 class Data(NamedTuple):
@@ -46,10 +49,13 @@ class Yardstick(NamedTuple):
         return dict(zip(leaves, right, strict=True))
 
     def loss(self, leaves: Leaves) -> float:
-        """The mean cross-entropy, and the penalty l2/2 sum(W^2)."""
+        """The mean cross-entropy, or what else the network is trained for, and the penalty l2/2 sum(W^2)."""
         t = self.trace(leaves)
         penalty = sum(float(np.sum(weight**2)) for weight in t.weights[1:])
-        return float(-np.sum(t.y * np.log(t.a[-1])) / t.samples + t.l2 / 2 * penalty)
+        if self.network.objective == "softmax":
+            return float(-np.sum(t.y * np.log(t.a[-1])) / t.samples + t.l2 / 2 * penalty)
+        each = evaluate(get_objective(self.network.objective).per_sample, t.z[-1], t.y)
+        return float(np.mean(each) + t.l2 / 2 * penalty)
 
     def witness(self) -> Witness:
         def at(point: Any) -> Known:
@@ -60,12 +66,20 @@ class Yardstick(NamedTuple):
             rough = at([np.asarray(leaf, dtype).astype(np.float64) for leaf in point]).gradient
             return [np.asarray(leaf, dtype).astype(np.float64) for leaf in rough]
 
-        return Witness(WITNESS, at, rounded)
+        name = get_objective(self.network.objective).name
+        return Witness(WITNESS if name == "softmax" else OTHER_WITNESS.format(name=name), at, rounded)
 
 
-def yardstick(leaves: Leaves, data: Data, activation: str, samples_first: bool, l2: float = 0.0) -> Yardstick:
+def yardstick(
+    leaves: Leaves,
+    data: Data,
+    activation: str,
+    samples_first: bool,
+    l2: float = 0.0,
+    objective: str | Objective = "softmax",
+) -> Yardstick:
     """The right values for parameters named W1, b1, W2, …, whose weights are (in, out) or [out, in]."""
-    network = Network(activation, l2=l2, samples_first=samples_first)
+    network = Network(activation, objective, l2=l2, samples_first=samples_first)
     structure = describe(in_order(leaves))
     args = (data.X if samples_first else data.X.T, data.y)
     return Yardstick(network, structure, find_layers(structure, samples_first), args)

@@ -16,7 +16,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, colu
 
 from jaxbackprop.devices import precision
 from jaxbackprop.estimators.base import draw_seed
-from jaxbackprop.estimators.numerical import EMBEDDINGS, Bins, Waves, embed, fit_embedding
+from jaxbackprop.estimators.numerical import EMBEDDINGS, Bins, Periodic, embed, fit_embedding, frequencies
 from jaxbackprop.estimators.samples import positions
 from jaxbackprop.estimators.settings import MEMORY
 from jaxbackprop.estimators.space import draw_candidates
@@ -45,7 +45,7 @@ class BaseSweepEnsemble(BaseEstimator):
     mixture_: Mixture
     center_: np.ndarray
     scale_: np.ndarray
-    embedding_: Bins | Waves | None
+    embedding_: Bins | Periodic | None
 
     _parameter_constraints: dict = {  # noqa: RUF012  scikit-learn's convention
         "n_candidates": [Interval(Integral, 1, None, closed="left")],
@@ -129,6 +129,7 @@ class BaseSweepEnsemble(BaseEstimator):
                 record_every=every,
                 shuffle_seed=seed,
                 patience=max(1, self.n_iter_no_change // every),
+                frequencies=frequencies(self.embedding_),
                 memory_budget=self.memory_budget,
                 progress=bool(self.verbose),
             )
@@ -206,10 +207,10 @@ class SweepEnsembleClassifier(ClassifierMixin, BaseSweepEnsemble):
     - `max_iter`: passes over the samples, at most; `n_iter_no_change`: early stopping after so many without progress.
     - `batch_size`: "auto" is a power of two up to 256, so that an epoch has 8 steps and more; None is all samples.
     - `numerical_embedding`: None; "piecewise_linear", where a feature becomes up to 16, its places in the bins between
-      quantiles of all samples; or "periodic", where sin(2 pi c x) and cos(2 pi c x) of 8 frequencies c stand beside it
-      (Gorishniy, Rubachev and Babenko 2022). The frequencies are drawn and not trained, unlike the paper's: random
-      Fourier features (Rahimi and Recht 2007). Features of at most two distinct values, as of categories, stay as they
-      are. The samples take up to 16 or 17 times the memory, and the first layers as many times the work.
+      quantiles of all samples; or "periodic", where sin(2 pi c x) and cos(2 pi c x) of 8 frequencies c stand beside it,
+      which every network trains from where they were drawn (Gorishniy, Rubachev and Babenko 2022). Features of at most
+      two distinct values, as of categories, stay as they are. The first layers have up to 16 or 17 times the work; bins
+      take as many times the memory of the samples.
     - `rounds`, `bags`: how many members a selection takes at most, and of how many selections the mean is taken.
     - `random_state`: of the candidates, the folds, the order of samples and the selection.
     - `dtype`: "float32", "float64", or "input" for that of X.
@@ -222,7 +223,8 @@ class SweepEnsembleClassifier(ClassifierMixin, BaseSweepEnsemble):
       members, so that both flatter a little.
     - `oof_curve_`: "loss" and "score" of the first 1, 2, … "members", before the temperature.
     - `cv_results_`: of all candidates, by scikit-learn's names, and their "weight".
-    - `embedding_`: bins or frequencies of the embedding, for features of mean 0 and variance 1; None without one.
+    - `embedding_`: bins of the embedding, or where its frequencies start, for features of mean 0 and variance 1; None
+      without one.
     - `n_iter_`: epochs of the candidate that was trained longest.
     - `classes_`, `n_features_in_`, `feature_names_in_`.
     """

@@ -1,10 +1,8 @@
-"""What the file of an ensemble holds, beside what `model_file` says of every file.
+"""What the file of an ensemble holds, beside what `model_file` says of every file and `mixture_file` of its networks.
 
-    stack0/weight/0, stack0/bias/0, …   networks of one depth and activation: [networks, out, in], [networks, out]
-    stack0/shares                       what each of them counts in the mean
     center, scale                       the features' means and deviations; of a regressor the targets' too
-    embedding/low, …                    the bins or frequencies of the features' embedding
-    members, weights, curve/loss, …     the attributes of that name
+    embedding/low, …                    the bins of the features' embedding, or where its frequencies start
+    result/…                            numbers of `cv_results_`
 
 Distributions of the space are kept by their names in `scipy.stats` and their numbers; a splitter is left out.
 """
@@ -22,10 +20,9 @@ from jaxbackprop.estimators.ensemble import (
     SweepEnsembleRegressor,
     column_of,
 )
-from jaxbackprop.estimators.numerical import EMBEDDINGS
-from jaxbackprop.estimators.plain_data import plain, restored
-from jaxbackprop.network import Layer
-from jaxbackprop.sweeps.mixture import Mixture, Stack
+from jaxbackprop.estimators.mixture_file import mixture_contents, rebuild_mixture
+from jaxbackprop.estimators.numerical import EMBEDDINGS, WAVES, Periodic
+from jaxbackprop.estimators.plain_data import plain, plain_labels, restored, restored_labels
 
 ENSEMBLES: dict[str, type[BaseSweepEnsemble]] = {
     kind.__name__: kind for kind in (SweepEnsembleClassifier, SweepEnsembleRegressor)
@@ -37,13 +34,10 @@ def ensemble_contents(estimator: BaseSweepEnsemble) -> tuple[dict[str, np.ndarra
 
     **Raises:** `ValueError` for an activation of one's own, or a setting that JSON cannot hold.
     """
-    mixture = estimator.mixture_
-    arrays = {
+    arrays, of_mixture = mixture_contents(estimator.mixture_)
+    arrays |= {
         "center": estimator.center_,
         "scale": estimator.scale_,
-        "members": mixture.members,
-        "weights": mixture.weights,
-        **{f"curve/{key}": line for key, line in mixture.curve.items()},
         **{f"result/{key}": a for key, a in estimator.cv_results_.items() if _is_numeric(a)},
     }
     embedding = estimator.embedding_
@@ -51,33 +45,18 @@ def ensemble_contents(estimator: BaseSweepEnsemble) -> tuple[dict[str, np.ndarra
         arrays |= {f"embedding/{key}": a for key, a in embedding._asdict().items()}
     if isinstance(estimator, SweepEnsembleRegressor):
         arrays |= {"target_center": estimator.target_center_, "target_scale": estimator.target_scale_}
-    for k, stack in enumerate(mixture.stacks):
-        each = stack.activation if isinstance(stack.activation, tuple) else (stack.activation,)
-        own = [activation.name for activation in each if not isinstance(activation, str)]
-        if own:
-            raise ValueError(f"estimator has the activation {own[0]!r}, a function that no file can hold")
-        arrays[f"stack{k}/shares"] = stack.shares
-        for l, layer in enumerate(stack.params):
-            arrays |= {f"stack{k}/weight/{l}": np.asarray(layer.weight), f"stack{k}/bias/{l}": np.asarray(layer.bias)}
-    about = {
+    about: dict[str, Any] = of_mixture | {
         "settings": {name: _setting(name, value) for name, value in estimator.get_params(deep=False).items()},
         "embedding": next((name for name, kind in EMBEDDINGS.items() if isinstance(embedding, kind)), None),
-        "activations": [stack.activation for stack in mixture.stacks],
-        "layers": [len(stack.params) for stack in mixture.stacks],
-        "objective": mixture.objective,
-        "targets": mixture.targets,
-        "temperature": mixture.temperature,
-        "score": mixture.score,
-        "loss": mixture.loss,
         "fitted": {name: int(getattr(estimator, name)) for name in ("n_features_in_", "n_iter_")},
         "results": {key: plain(key, _listed(a)) for key, a in estimator.cv_results_.items() if not _is_numeric(a)},
         "order": list(estimator.cv_results_),
     }
     if isinstance(estimator, SweepEnsembleClassifier):
-        about["labels"] = {"classes": estimator.classes_.tolist(), "dtype": estimator.classes_.dtype.str}
+        about["labels"] = plain_labels(estimator.classes_)
     if isinstance(estimator, SweepEnsembleRegressor):
         about["several"] = estimator._several
-    return {name: np.ascontiguousarray(a) for name, a in arrays.items()}, about
+    return arrays, about
 
 
 def rebuild_ensemble(about: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> BaseSweepEnsemble:
@@ -85,32 +64,15 @@ def rebuild_ensemble(about: Mapping[str, Any], arrays: Mapping[str, np.ndarray])
     estimator = ENSEMBLES[about["estimator"]](
         **{name: _restored_setting(value) for name, value in about["settings"].items()}
     )
-    make: Any = Layer
-    stacks = tuple(
-        Stack(
-            tuple(activation) if isinstance(activation, list) else activation,
-            tuple(make(arrays[f"stack{k}/weight/{l}"], arrays[f"stack{k}/bias/{l}"]) for l in range(layers)),
-            arrays[f"stack{k}/shares"],
-        )
-        for k, (activation, layers) in enumerate(zip(about["activations"], about["layers"], strict=True))
-    )
-    estimator._take(
-        Mixture(
-            arrays["members"],
-            arrays["weights"],
-            about["temperature"],
-            about["score"],
-            about["loss"],
-            {key: arrays[f"curve/{key}"] for key in ("members", "loss", "score")},
-            stacks,
-            about["objective"],
-            about["targets"],
-            np.arange(stacks[0].params[-1].bias.shape[-1]) if about["targets"] == "softmax" else None,
-        )
-    )
-    estimator.center_, estimator.scale_ = arrays["center"], arrays["scale"]
     # Files of formats 1 and 2 know no embedding.
     kind = EMBEDDINGS[about["embedding"]] if about.get("embedding") is not None else None
+    if kind is Periodic and about["format"] == 3:
+        arrays = _with_waves(arrays, int(about["fitted"]["n_features_in_"]), len(about["layers"]))
+    # The mixture numbers its classes, whose names the estimator knows.
+    classifies = about["targets"] == "softmax"
+    numbers = plain_labels(np.arange(len(about["labels"]["classes"]))) if classifies else None
+    estimator._take(rebuild_mixture({**about, "labels": numbers}, arrays))
+    estimator.center_, estimator.scale_ = arrays["center"], arrays["scale"]
     estimator.embedding_ = None if kind is None else kind(*(arrays[f"embedding/{key}"] for key in kind._fields))
     for name, value in about["fitted"].items():
         setattr(estimator, name, value)
@@ -119,11 +81,25 @@ def rebuild_ensemble(about: Mapping[str, Any], arrays: Mapping[str, np.ndarray])
     estimator.cv_results_ = {key: arrays[f"result/{key}"] if f"result/{key}" in arrays else results[key]
                              for key in about["order"]}  # fmt: skip
     if isinstance(estimator, SweepEnsembleClassifier):
-        estimator.classes_ = np.array(about["labels"]["classes"], dtype=np.dtype(about["labels"]["dtype"]))
+        estimator.classes_ = restored_labels(about["labels"])
     if isinstance(estimator, SweepEnsembleRegressor):
         estimator._several = about["several"]
         estimator.target_center_, estimator.target_scale_ = arrays["target_center"], arrays["target_scale"]
     return estimator
+
+
+def _with_waves(arrays: Mapping[str, np.ndarray], features: int, stacks: int) -> dict[str, np.ndarray]:
+    """The arrays of a file of format 3, whose networks had frequencies in common, [features x waves], and saw all
+    features before their sines and cosines, as if each network had trained its own to the same end."""
+    column = arrays["embedding/column"]
+    order = np.concatenate([column[::WAVES], np.setdiff1d(np.arange(features), column)])
+    frequency = arrays["embedding/frequency"].reshape(-1, WAVES)
+    own = {**arrays, "embedding/order": order, "embedding/frequency": frequency}
+    for k in range(stacks if frequency.size else 0):
+        weight = arrays[f"stack{k}/weight/0"]
+        own[f"stack{k}/weight/0"] = np.concatenate([weight[..., order], weight[..., features:]], axis=-1)
+        own[f"stack{k}/frequency"] = np.broadcast_to(frequency, (len(weight), *frequency.shape))
+    return own
 
 
 def _is_numeric(column: Any) -> bool:

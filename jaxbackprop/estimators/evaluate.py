@@ -170,7 +170,10 @@ def _ready(search: Search, candidate: Candidate, folds: Sequence[Fold]) -> tuple
         # If it fails, each fold says what is wrong with its own samples.
         with contextlib.suppress(Exception):
             template = clone(candidate.network)
-            shared = template._check_samples(search.X, search.y, search.weights, restart=True), template
+            samples = template._check_samples(search.X, search.y, search.weights, restart=True)
+            for known in ("classes_", "_label_binarizer"):  # a fold's network knows those that it has seen
+                vars(template).pop(known, None)
+            shared = samples, template
     ready, wrong = [], {}
     for fold in folds:
         template, index = clone(candidate.network), fold.index("train")
@@ -182,11 +185,10 @@ def _ready(search: Search, candidate: Candidate, folds: Sequence[Fold]) -> tuple
                 ready.append(Ready(fold, template, own, parts))
                 continue
             template = copy.copy(shared[1])
-            # A fold may lack a class: its network knows those that it has seen.
             whole = search.y if sparse.issparse(search.y) else np.asarray(search.y)
-            y = template._check_targets(_safe_indexing(whole, index), restart=True)
-            if y.shape[1] != shared[0].y.shape[1]:
-                every = shared[0]._replace(X=shared[0].X[index], y=y.astype(shared[0].y.dtype))
+            y = template._check_targets(_safe_indexing(whole, index), restart=True).astype(shared[0].y.dtype)
+            if not np.array_equal(y, shared[0].y[index]):  # it lacks a class
+                every = shared[0]._replace(X=shared[0].X[index], y=y)
                 own = every._replace(weights=None if every.weights is None else every.weights[index])
                 ready.append(Ready(fold, template, own, template._hold_out(own, candidate.seed)))
                 continue

@@ -1,9 +1,10 @@
-"""Embeddings for numerical features (Gorishniy, Rubachev and Babenko 2022): fixed maps of each feature to several.
+"""Embeddings for numerical features (Gorishniy, Rubachev and Babenko 2022), each of which becomes several.
 
-The weights of a network's first layer on what a map gives are the embedding, and are trained with all the others.
+The bins of a piecewise linear one are fixed; the frequencies of a periodic one start here and are trained by each
+network, see `embedded`. The weights of a network's first layer on what comes out are trained with all the others.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -29,21 +30,22 @@ class Bins(NamedTuple):
     ceiling: Float[np.ndarray, " bins"]
 
 
-class Waves(NamedTuple):
-    """Periodic: sin(2 pi c x) and cos(2 pi c x) beside x itself; `column` is the feature of each frequency c."""
+class Periodic(NamedTuple):
+    """sin(2 pi c x) and cos(2 pi c x) beside x itself: `frequency` is where the frequencies c start. `order` is that of
+    the features for the networks: first those of several frequencies."""
 
-    column: Int[np.ndarray, " waves"]
-    frequency: Float[np.ndarray, " waves"]
-
-
-EMBEDDINGS: dict[str, type[Bins] | type[Waves]] = {"piecewise_linear": Bins, "periodic": Waves}
+    order: Int[np.ndarray, " features"]
+    frequency: Float[np.ndarray, "embedded waves"]
 
 
-def fit_embedding(kind: str, X: Samples, weights: Float[np.ndarray, " samples"] | None, seed: int) -> Bins | Waves:
+EMBEDDINGS: dict[str, type[Bins] | type[Periodic]] = {"piecewise_linear": Bins, "periodic": Periodic}
+
+
+def fit_embedding(kind: str, X: Samples, weights: Float[np.ndarray, " samples"] | None, seed: int) -> Bins | Periodic:
     """The embedding of that kind for standardized X. Features of two distinct values or fewer are left as they are."""
     weights = np.ones(len(X)) if weights is None else np.asarray(weights, float)
     many = np.array([len(np.unique(x[weights > 0])) > 2 for x in X.T])
-    return _waves(X, many, seed) if kind == "periodic" else _bins(X, many, weights)
+    return _periodic(X, many, seed) if kind == "periodic" else _bins(X, many, weights)
 
 
 def _bins(X: Samples, many: Bool[np.ndarray, " features"], weights: Float[np.ndarray, " samples"]) -> Bins:
@@ -66,16 +68,20 @@ def quantiles(x: Float[np.ndarray, " samples"], weights: Float[np.ndarray, " sam
     return np.unique(x[order][np.minimum(at, len(order) - 1)])
 
 
-def _waves(X: Samples, many: Bool[np.ndarray, " features"], seed: int) -> Waves:
+def _periodic(X: Samples, many: Bool[np.ndarray, " features"], seed: int) -> Periodic:
     frequency = np.random.default_rng(seed).normal(0, SIGMA, (X.shape[1], WAVES))
-    return Waves(np.repeat(np.flatnonzero(many), WAVES), frequency[many].ravel().astype(X.dtype))
+    return Periodic(np.argsort(~many, kind="stable"), frequency[many].astype(X.dtype))
 
 
-def embed(embedding: Bins | Waves, X: Samples) -> Float[np.ndarray, "samples embedded"]:
-    """X (n_samples, n_features), standardized, through an embedding."""
+def frequencies(embedding: Bins | Periodic | None) -> Any:
+    """What `sweep` is to be given: (embedded features, waves), or None."""
+    return embedding.frequency if isinstance(embedding, Periodic) and embedding.frequency.size else None
+
+
+def embed(embedding: Bins | Periodic, X: Samples) -> Float[np.ndarray, "samples embedded"]:
+    """X (n_samples, n_features), standardized, as the networks are given it: the waves are their own part."""
+    if isinstance(embedding, Periodic):
+        return X[:, embedding.order]
     own = X[:, embedding.column]
-    if isinstance(embedding, Waves):
-        angle = 2 * np.pi * embedding.frequency * own
-        return np.hstack([X, np.sin(angle), np.cos(angle)]).astype(X.dtype)
     own = (own - embedding.low) / (embedding.high - embedding.low)
     return np.hstack([X[:, embedding.plain], np.clip(own, embedding.floor, embedding.ceiling)])

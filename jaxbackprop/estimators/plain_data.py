@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from jaxtyping import Shaped
 
 
 def plain(name: str, value: Any) -> Any:
@@ -34,3 +35,13 @@ def restored(value: Any) -> Any:
     if isinstance(value, dict):
         return {restored(key): restored(item) for key, item in value["pairs"]}
     return value
+
+
+def plain_labels(classes: Shaped[np.ndarray, " classes"]) -> dict[str, Any]:
+    """The classes' labels as JSON holds them."""
+    return {"classes": classes.tolist(), "dtype": classes.dtype.str}
+
+
+def restored_labels(labels: Mapping[str, Any]) -> Shaped[np.ndarray, " classes"]:
+    """The inverse of `plain_labels`."""
+    return np.array(labels["classes"], dtype=np.dtype(labels["dtype"]))

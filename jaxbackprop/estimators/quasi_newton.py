@@ -37,8 +37,8 @@ from jaxbackprop.estimators.lbfgs import (
 )
 from jaxbackprop.estimators.trainer import Machine, Watch
 from jaxbackprop.network import Params
+from jaxbackprop.sweeps.costs import CACHE, parameters
 from jaxbackprop.sweeps.grid import Trial, each_activation
-from jaxbackprop.sweeps.planner import CACHE, parameters
 from jaxbackprop.sweeps.program import Data, shapes_of
 from jaxbackprop.sweeps.splits import Splits, aligned
 from jaxbackprop.sweeps.state import COMPLETED, Book, open_book

@@ -25,7 +25,8 @@ def encode(network: BaseBackprop, y: Any) -> Shaped[np.ndarray, "samples ..."] |
     if is_regressor(network):
         y = np.asarray(y, float)
         return y[:, None] if y.ndim == 1 else y
-    if type_of_target(y) not in ("binary", "multiclass"):
+    # A network that knows a single class predicts that, whatever its output.
+    if type_of_target(y) not in ("binary", "multiclass") or len(network.classes_) == 1:
         return None
     y, classes = np.asarray(y).ravel(), network.classes_
     place = np.minimum(np.searchsorted(classes, y), len(classes) - 1)

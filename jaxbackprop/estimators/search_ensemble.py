@@ -69,7 +69,7 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class SearchEnsemble:
-    """Candidates of a search that predict together.
+    """Candidates of a search that predict together; `save` writes them to a file.
 
     - `members`: rows of `cv_results_`, by falling weight; `weights`, in sum 1; `temperature` of the probabilities.
     - `score`, `loss`: out of fold, accuracy or R^2, and log loss or mean squared error; `curve`: those of the first 1,

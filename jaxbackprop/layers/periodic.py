@@ -3,34 +3,35 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxbackprop.embedded import angles, by_angles, by_frequencies
 from jaxbackprop.layers.contract import Derived, Mistake
 
 Samples = Float[Array, "features samples"]
 Frequencies = Float[Array, "features waves"]
-Embedded = Float[Array, "features two_waves samples"]
+Out = Float[Array, "features two_waves samples"]
 Cache = tuple[Array, Array, Array]
 
 
-def forward(x: Samples, frequency: Frequencies) -> tuple[Embedded, Cache]:
+def forward(x: Samples, frequency: Frequencies) -> tuple[Out, Cache]:
     """v_dkn = 2 pi c_dk x_dn; out holds sin v over cos v along its second axis."""
-    v = 2 * jnp.pi * frequency[:, :, None] * x[:, None, :]
+    v = angles(frequency, x)
     return jnp.concatenate([jnp.sin(v), jnp.cos(v)], axis=1), (x, frequency, v)
 
 
-def backward(dout: Embedded, cache: Cache) -> tuple[Samples, Frequencies]:
+def backward(dout: Out, cache: Cache) -> tuple[Samples, Frequencies]:
     """dL/dv = cos(v) dL/dsin - sin(v) dL/dcos, since v goes into both.
 
     v is 2 pi c x: dL/dx_dn = sum_k 2 pi c_dk dL/dv_dkn, and dL/dc_dk = sum_n 2 pi x_dn dL/dv_dkn.
     """
     v = cache[2]
     dsin, dcos = jnp.split(dout, 2, axis=1)
-    return _from_angles(jnp.cos(v) * dsin - jnp.sin(v) * dcos, cache)
+    return _from_angles(by_angles(v, dsin, dcos), cache)
 
 
 def _from_angles(dv: Array, cache: Cache) -> tuple[Array, Array]:
     x, frequency, _ = cache
     dx = 2 * jnp.pi * jnp.einsum("dk,dkn->dn", frequency, dv)
-    return dx, 2 * jnp.pi * jnp.einsum("dn,dkn->dk", x, dv)
+    return dx, by_frequencies(dv, x)
 
 
 def _cosine_added(dout: Array, cache: Cache) -> tuple[Array, Array]:

@@ -6,8 +6,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jaxbackprop.activations import Activation
+from jaxbackprop.embedded import Embedded, Frequencies, behind
 from jaxbackprop.losses import Objective, sample_shares
-from jaxbackprop.network import Params, forward, regularization
+from jaxbackprop.network import forward, regularization
 from jaxbackprop.sweeps.depths import logits_in_slots
 
 
@@ -39,7 +40,7 @@ def mean_score(
 
 
 def evaluate(
-    params: Params,
+    params: Embedded,
     x: Float[Array, "features samples"],
     y: Float[Array, "classes samples"],
     weights: Float[Array, " samples"] | None,
@@ -50,17 +51,19 @@ def evaluate(
     sure: int,
     objective: Objective,
     targets: str,
+    start: Frequencies | None,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Loss and score of one network on some samples; NaN where there are none. `depth` is None where all networks have
-    as many hidden layers as there are slots."""
+    as many hidden layers as there are slots, and `start` where they stand behind no embedding."""
     if x.shape[-1] == 0:
         nan = jnp.full((), jnp.nan, x.dtype)
         return nan, nan
+    layers, inputs = behind(params, x, start)
     if depth is None:
-        z = forward(params, x, activation=activation, objective=objective).pre_activations[-1]
+        z = forward(layers, inputs, activation=activation, objective=objective).pre_activations[-1]
     else:
-        z = logits_in_slots(params, x, depth, activation=activation, sure=sure)
+        z = logits_in_slots(layers, inputs, depth, activation=activation, sure=sure)
     shares = sample_shares(x.shape[-1], weights)
-    value = jnp.sum(objective.per_sample(z, y) * shares) + regularization(params, l2)
+    value = jnp.sum(objective.per_sample(z, y) * shares) + regularization(layers, l2)
     guess = z if targets in ("softmax", "sigmoid") else objective.predict(z)
     return value, mean_score(guess, y, shares, targets).astype(value.dtype)

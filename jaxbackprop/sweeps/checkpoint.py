@@ -161,7 +161,7 @@ def fingerprint(job: Job) -> dict[str, str]:
     """One SHA-256 for each part of what decides a training's outcome."""
     parts = {
         "grid": [tuple(trial) for trial in job.trials],
-        "data": list(job.splits.data),
+        "data": list(job.splits.data[:-1]),  # without the frequencies
         "objective": [job.splits.objective, job.splits.targets],
         "epochs": [job.marks.tolist(), [list(rung) for rung in job.rungs]],
         "starts": getattr(job.draw, "keywords", None),
@@ -169,6 +169,8 @@ def fingerprint(job: Job) -> dict[str, str]:
         "early stopping": [job.monitor, [float(s) for s in job.stopping]],
         "options": [job.shared_l2, job.assess, job.curves],
     }
+    if job.splits.data.frequency is not None:
+        parts["frequencies"] = job.splits.data.frequency
     return {name: hashlib.sha256(_canonical(part).encode()).hexdigest() for name, part in parts.items()}
 
 

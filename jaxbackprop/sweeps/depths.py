@@ -86,9 +86,10 @@ def loss_and_grad_in_slots(
     weights: Float[Array, " samples"] | None,
     objective: Objective,
     mask: Mask | None = None,
-) -> tuple[Float[Array, ""], Params]:
+) -> tuple[Float[Array, ""], Params, Float[Array, "features samples"]]:
     """The loss and its gradient, by hand, of a network of `depth` hidden layers, in slots; with `mask`, of the network
-    that masks thin. See `backprop.loss_and_grad` and `thinned.thinned_loss_and_grad`, which take each depth alone."""
+    that masks thin. See `backprop.loss_and_grad` and `thinned.thinned_loss_and_grad`, which take each depth alone.
+    Beside them dL/dx, which costs nothing where nobody uses it."""
     hs, factors = hidden_layers(params, x, depth, activation=activation, sure=sure, mask=mask)
     z = affine(params[-1], hs[-1])
     value = mean_loss(z, y, weights=weights, objective=objective) + regularization(params, l2)
@@ -100,15 +101,14 @@ def loss_and_grad_in_slots(
 
         def used(pulled: Array, l: int = l) -> Any:
             error = pulled * factors[l]
-            back = params[l].weight.T @ error if l > 0 else None
-            return layer_gradient(error, hs[l], params[l], l2), back
+            return layer_gradient(error, hs[l], params[l], l2), params[l].weight.T @ error
 
         def unused(pulled: Array, l: int = l) -> Any:
             return jax.tree.map(jnp.zeros_like, params[l]), fill_up(pulled, len(hs[l]))
 
         own, pulled = used(pulled) if l < sure else lax.cond(l < depth, used, unused, pulled)
         gradient.append(own)
-    return value, tuple(reversed(gradient))
+    return value, tuple(reversed(gradient)), pulled
 
 
 def layer_gradient(

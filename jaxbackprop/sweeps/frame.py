@@ -13,9 +13,10 @@ from itertools import cycle, islice, product
 import numpy as np
 
 from jaxbackprop.optimizers import ignores_padding
+from jaxbackprop.sweeps.costs import Workload
 from jaxbackprop.sweeps.grid import Trial, each_activation, name_of
 from jaxbackprop.sweeps.placement import Family, family_of, slot_widths
-from jaxbackprop.sweeps.planner import Plan, Program, Workload, cut_into_chunks, plan_of
+from jaxbackprop.sweeps.planner import Plan, Program, cut_into_chunks, plan_of
 
 
 def plan_in_frame(trials: Sequence[Trial], frame: Sequence[Trial], count: int, workload: Workload) -> Plan:

@@ -17,9 +17,10 @@ from jaxtyping import Int
 
 from jaxbackprop.network import Params
 from jaxbackprop.sweeps.assessment import Metrics
+from jaxbackprop.sweeps.costs import ORDER_ENTRIES
 from jaxbackprop.sweeps.grid import Trial
 from jaxbackprop.sweeps.halving import worst
-from jaxbackprop.sweeps.planner import ORDER_ENTRIES, Plan, Program
+from jaxbackprop.sweeps.planner import Plan, Program
 from jaxbackprop.sweeps.program import Data, Recipe, make_program, shapes_of
 from jaxbackprop.sweeps.pruning import drop_trials
 from jaxbackprop.sweeps.splits import Splits
@@ -111,12 +112,13 @@ def new_book(job: Job) -> Book:
     return open_book(
         job.trials,
         len(data.train),
-        len(data.x),
+        data.inputs,
         len(data.y),
         job.splits.dtype,
         monitored=job.monitor is not None,
         records=len(job.marks) if job.curves else None,
         falling=job.rule is not None,
+        start=data.frequency,
     )
 
 

@@ -13,15 +13,16 @@ from tqdm import tqdm
 from jaxbackprop._checks import check_integer, check_real, choose
 from jaxbackprop.losses import Objective
 from jaxbackprop.network import SCHEMES
+from jaxbackprop.sweeps.costs import CACHE, Workload
 from jaxbackprop.sweeps.frame import plan_in_frame
 from jaxbackprop.sweeps.grid import Trial, expand
 from jaxbackprop.sweeps.halving import schedule, worst
 from jaxbackprop.sweeps.host import Job, new_book, train
 from jaxbackprop.sweeps.interruption import agree, interruptible
-from jaxbackprop.sweeps.planner import CACHE, Plan, Workload, plan_trials
+from jaxbackprop.sweeps.planner import Plan, plan_trials
 from jaxbackprop.sweeps.pruning import Prune, check_pruning, pruned
 from jaxbackprop.sweeps.result import SweepResult, make_result
-from jaxbackprop.sweeps.splits import Splits, make_splits
+from jaxbackprop.sweeps.splits import Splits, check_frequencies, make_splits
 from jaxbackprop.sweeps.starts import draw_members
 from jaxbackprop.sweeps.state import Book
 from jaxbackprop.sweeps.stopping import Stopping
@@ -53,6 +54,7 @@ def sweep(
     memory_budget: int = 2**31,
     frame: Grid | None = None,
     room: int | None = None,
+    frequencies: Any = None,
     progress: bool = True,
 ) -> SweepResult:
     """Train every trial of a grid.
@@ -98,6 +100,10 @@ def sweep(
     - `frame`, `room`: for sweeps that follow one another: a grid that holds whatever any of them has, the widest layers
       and all activations, and how many trials there are at most. Programs are made for these and not for `grid`, so
       that only the first sweep compiles.
+    - `frequencies`: (embedded features, waves), to put a periodic embedding before the first layer: the first so many
+      features x go in with sin(2 pi c x) and cos(2 pi c x) of these frequencies c beside them, and every network trains
+      its own from there (Gorishniy, Rubachev and Babenko 2022). `weight_decay` draws them back to where they started,
+      l2 leaves them alone.
     - `progress`: whether to show a bar.
 
     **Returns:** a `SweepResult`.
@@ -110,7 +116,14 @@ def sweep(
     choose("scheme", scheme, SCHEMES)
     shuffle_seed = check_integer("shuffle_seed", shuffle_seed, 0)
     splits = make_splits(
-        X, y, validation=validation, folds=folds, weights=weights, objective=objective, seed=shuffle_seed
+        X,
+        y,
+        validation=validation,
+        folds=folds,
+        weights=weights,
+        objective=objective,
+        seed=shuffle_seed,
+        frequencies=frequencies,
     )
     _check_batches(trials, splits)
     if patience is not None:
@@ -195,6 +208,7 @@ def workload(splits: Splits, epochs: int, devices: int, memory_budget: int) -> W
         memory_budget=memory_budget,
         cache=CACHE if jax.default_backend() == "cpu" else None,
         itemsize=splits.dtype.itemsize,
+        waves=0 if data.frequency is None else data.frequency.size,
     )
 
 
@@ -206,13 +220,14 @@ def plan(
     samples: int,
     epochs: int,
     validation_samples: int = 0,
+    frequencies: Any = None,
     devices: int | None = None,
     memory_budget: int = 2**31,
 ) -> Plan:
     """What `sweep` would do with a grid, without doing it: print it to see the programs and what they cost.
 
     **Arguments:**
-    - `grid`, `epochs`, `devices`, `memory_budget`: as in `sweep`.
+    - `grid`, `epochs`, `frequencies`, `devices`, `memory_budget`: as in `sweep`.
     - `features`, `outputs`: the widths of what goes in and comes out; a class is an output.
     - `samples`, `validation_samples`: how many are trained on, and how many are held out.
 
@@ -236,6 +251,7 @@ def plan(
             make_mesh(devices).devices.size,
             memory_budget,
             CACHE if jax.default_backend() == "cpu" else None,
+            waves=0 if frequencies is None else check_frequencies(frequencies, features, np.dtype("float32")).size,
         ),
     )
 

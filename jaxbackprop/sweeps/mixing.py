@@ -11,9 +11,9 @@ from threadpoolctl import threadpool_limits
 
 from jaxbackprop._checks import check_integer
 from jaxbackprop.activations import Activation, OneOrEach, get_activation
-from jaxbackprop.inference import FUNCTIONS, OUTPUTS, logits
+from jaxbackprop.embedded import Embedded, Waves
+from jaxbackprop.inference import FUNCTIONS, OUTPUTS, logits, with_waves
 from jaxbackprop.losses import OBJECTIVES, Objective
-from jaxbackprop.network import Layer, Params
 from jaxbackprop.sweeps.calibration import calibrated, fit_temperature
 from jaxbackprop.sweeps.greedy import BAGS, LIBRARY, ROUNDS, greedy_weights
 from jaxbackprop.sweeps.grid import Trial
@@ -126,9 +126,11 @@ def judge(
 
 
 def predict_plainly(
-    X: Float[np.ndarray, "samples features"], params: Params, activation: OneOrEach, objective: Objective
+    X: Float[np.ndarray, "samples features"], params: Embedded, activation: OneOrEach, objective: Objective
 ) -> Predictions:
     """y-hat of one network in NumPy: the networks of a sweep have many shapes, and each is asked once."""
+    if isinstance(params[0], Waves):
+        X, params = with_waves(X, np.asarray(params[0].frequency)), params[1:]
     functions = tuple(map(_in_numpy, activation)) if isinstance(activation, tuple) else _in_numpy(activation)
     numbers: Any = params
     z = logits(X, [layer.weight.T for layer in numbers], [layer.bias for layer in numbers], functions)
@@ -168,7 +170,7 @@ def mix(trials: Sequence[Trial], book: Book, splits: Splits, objective: str | Ob
     inputs = [samples_first[index] for _, index in parts]
 
     def predict(trial: int) -> Predictions:
-        networks = [_network(book, trial * book.splits + split) for split, _ in parts]
+        networks = [book.view(trial * book.splits + split) for split, _ in parts]
         with np.errstate(all="ignore"):  # diverged networks are among them
             own = [
                 predict_plainly(of_split, params, trials[trial].activation, splits.objective)
@@ -183,14 +185,8 @@ def mix(trials: Sequence[Trial], book: Book, splits: Splits, objective: str | Ob
         raise ValueError(f"none of {len(trials)} trials was trained to the end; train on before an ensemble is chosen")
     choice = choose_members(HeldOut(y.T[seen], weights[seen], splits.targets, predict), ended.tolist(), **options)
     networks = (
-        (trials[member].activation, _network(book, int(member) * book.splits + split), float(weight) / len(parts))
+        (trials[member].activation, book.view(int(member) * book.splits + split), float(weight) / len(parts))
         for member, weight in zip(choice.members, choice.weights, strict=True)
         for split, _ in parts
     )
     return Mixture(*choice, stack_networks(list(networks)), objective, splits.targets, splits.classes)
-
-
-def _network(book: Book, number: int) -> Params:
-    """Views of one network's parameters."""
-    kind, position = book.place[number]
-    return tuple(Layer(weight[position], bias[position]) for weight, bias in book.kinds[kind].kept)

@@ -14,8 +14,9 @@ from jaxtyping import Array, Float, Int, Shaped
 from jaxbackprop.activations import OneOrEach
 from jaxbackprop.data import features_first
 from jaxbackprop.devices import compiler_options
+from jaxbackprop.embedded import Embedded, behind
 from jaxbackprop.losses import Objective
-from jaxbackprop.network import Layer, Params, forward
+from jaxbackprop.network import forward
 from jaxbackprop.sweeps.calibration import calibrated
 from jaxbackprop.sweeps.splits import labels_of
 
@@ -29,7 +30,7 @@ class Stack(NamedTuple):
     """Networks of one depth and activation, padded with zeros to shared widths, and what each counts in the mean."""
 
     activation: OneOrEach
-    params: Params
+    params: Embedded
     shares: Float[np.ndarray, " networks"]
 
 
@@ -47,19 +48,19 @@ class Choice(NamedTuple):
     curve: dict[str, np.ndarray]
 
 
-def stack_networks(networks: Sequence[tuple[OneOrEach, Params, float]]) -> tuple[Stack, ...]:
+def stack_networks(networks: Sequence[tuple[OneOrEach, Embedded, float]]) -> tuple[Stack, ...]:
     """Networks, with their activations and shares, in as few stacks as hold them.
 
     A padded unit has zero weights into it and out of it, so that it changes nothing, whatever f(0) is.
     """
-    groups: dict[tuple, list[tuple[Params, float]]] = {}
+    groups: dict[tuple, list[tuple[Embedded, float]]] = {}
     for activation, params, share in networks:
         groups.setdefault((activation, len(params)), []).append((params, share))
     return tuple(
         Stack(
             activation,
-            tuple(Layer(*map(_padded, zip(*layers, strict=True))) for layers in zip(*(p for p, _ in own), strict=True)),
-            np.array([share for _, share in own], own[0][0][0].weight.dtype),
+            jax.tree.map(lambda *arrays: _padded(arrays), *(params for params, _ in own)),
+            np.array([share for _, share in own], own[0][0][-1].bias.dtype),
         )
         for (activation, _), own in groups.items()
     )
@@ -85,7 +86,8 @@ def make_program_of_mean(activations: tuple[OneOrEach, ...], objective: str | Ob
 
             def add(total: Array, one: Any, f: Any = activation) -> tuple[Array, None]:
                 params, share = one
-                return total + share * forward(params, x, activation=f, objective=objective).activations[-1], None
+                y_hat = forward(*behind(params, x), activation=f, objective=objective).activations[-1]
+                return total + share * y_hat, None
 
             total, _ = lax.scan(add, total, (params, shares))
         return total
@@ -110,7 +112,8 @@ def mean_prediction(
 
 @dataclass(frozen=True, eq=False)
 class Mixture:
-    """An ensemble: networks of a sweep, chosen and weighted on the samples that they were not trained on.
+    """An ensemble: networks of a sweep, chosen and weighted on the samples that they were not trained on;
+    `estimators.save` writes it to a file.
 
     - `members`: numbers of trials, by falling weight; `weights`, in sum 1. Each stands for its networks of all splits.
     - `temperature`: of the probabilities; 1 for numbers to predict.

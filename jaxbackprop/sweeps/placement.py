@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from jaxbackprop.embedded import Waves
 from jaxbackprop.network import Layer
 from jaxbackprop.optimizers import Optimizer, get_optimizer, ignores_padding, is_own, tried_out
 from jaxbackprop.sweeps.grid import Trial
@@ -43,13 +44,15 @@ def own_layers(tree: Any, depth: int) -> Any:
     `depth` hidden ones has."""
 
     def own(node: Any) -> Any:
-        return (*node[:depth], node[-1]) if _is_params(node) else node
+        if not _is_params(node):
+            return node
+        return (*node[: depth + isinstance(node[0], Waves)], node[-1])
 
     return jax.tree.map(own, tree, is_leaf=_is_params)
 
 
 def _is_params(node: Any) -> bool:
-    return type(node) is tuple and len(node) > 0 and all(isinstance(layer, Layer) for layer in node)
+    return type(node) is tuple and len(node) > 0 and all(isinstance(own, Layer | Waves) for own in node)
 
 
 @lru_cache(maxsize=256)

@@ -6,20 +6,32 @@ depths and the activations of a grid share a program, each chunk choosing its ow
 chunk. Networks without a hidden layer share programs among themselves alone.
 """
 
-import math
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise, product
-from typing import TYPE_CHECKING, NamedTuple
+from itertools import product
+from typing import TYPE_CHECKING
 
-import jax
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Int
 
 from jaxbackprop.activations import Activation
-from jaxbackprop.optimizers import Optimizer, get_optimizer, is_own, layer_shapes, state_shapes
+from jaxbackprop.optimizers import Optimizer, get_optimizer
 from jaxbackprop.sweeps.boxes import make_box
+from jaxbackprop.sweeps.costs import (
+    FEWEST,
+    LAUNCH,
+    LAUNCHES_LAYER,
+    QUICK,
+    Workload,
+    arithmetic,
+    compiling,
+    fixed_bytes,
+    program_bytes,
+    rooms,
+    slower,
+    units,
+)
 from jaxbackprop.sweeps.grid import Trial, each_activation
 from jaxbackprop.sweeps.placement import Family, family_of, slot_widths
 
@@ -28,51 +40,6 @@ if TYPE_CHECKING:
 
 MAX_PROGRAMS = 40
 MAX_WASTE = 0.3
-
-# The cost model, in seconds on one device, as experiments/plan_costs.py fits it. It decides between plans and predicts;
-# the sweep measures.
-COMPILE, COMPILE_LAYER, COMPILE_ACTIVATION = 0.93, 0.2, 0.16  # a program; each hidden layer; each further activation
-WATCHED, EPOCHS = 1.45, 1.2  # times as long: with patience beside whole records; with an estimator's, one an epoch
-LAUNCH, LAUNCHES_LAYER = 0.16e-6, 10  # one operation on one chunk; how many of them a layer's step has
-ELEMENT = 0.74e-9  # all elementwise work on one unit's activation of one sample, forward and backward
-CHOICE = 1.3  # how much longer that takes if activation or depth are chosen while the program runs
-FLOP = 8.6e-12  # in a matrix product
-UPDATE = 1.2e-9  # of a parameter, and of each number that the optimizer holds for it
-
-CACHE = 300_000  # bytes of activations of one chunk, so that forward and backward pass stay in a core's cache
-SLOTS = {"sgd": 0, "momentum": 1, "nesterov": 1, "adam": 2, "adam_hat": 2, "adamw": 2, "rmsprop": 1, "adagrad": 1}
-QUICK = 0.6  # what a quick compilation takes of the time; see `compiler_options`
-SLOW, SLOWEST = 1.4, 3.0  # times as long the steps take after it, with LIGHT activations and with others
-LIGHT = frozenset({"identity", "relu", "leaky_relu", "hardshrink", "sigmoid", "tanh", "silu"})
-ORDER_ENTRIES = 4_000_000  # of the order of the batches, at most, handed over in one call
-FEWEST = 4  # networks of a chunk, however large: their matrix products run faster side by side
-
-
-class Workload(NamedTuple):
-    """What is the same for all trials: the sizes of the data, the length of the training, the machine.
-
-    `samples` are all there are; `train` and `validation` how many of them each split has. `cache` is None on an
-    accelerator, whose chunks are bounded by `memory_budget` (bytes, for all devices together) alone. `monitored` says
-    whether early stopping keeps parameters beside the current ones, `assess` whether records evaluate the training
-    samples, as those of a sweep do and an estimator's don't.
-    """
-
-    features: int
-    outputs: int
-    samples: int
-    train: tuple[int, ...]
-    validation: tuple[int, ...]
-    epochs: int
-    devices: int = 1
-    memory_budget: int = 2**31
-    cache: int | None = CACHE
-    itemsize: int = 4
-    monitored: bool = False
-    assess: bool = True
-
-    def batches(self, batch_size: int | None, split: int) -> int:
-        """Steps that make up an epoch."""
-        return 1 if batch_size is None else -(-self.train[split] // batch_size)
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,33 +110,6 @@ class Plan:
         )
 
 
-def layer_sizes(hidden: Sequence[int], workload: Workload) -> tuple[int, ...]:
-    """(features, hidden units …, outputs)."""
-    return (workload.features, *hidden, workload.outputs)
-
-
-def _work(
-    hidden: Int[np.ndarray, "shapes slots"],
-    depth: Int[np.ndarray, "#shapes"],
-    deepest: Int[np.ndarray, "#shapes"],
-    workload: Workload,
-    samples: int,
-    *,
-    chosen: bool = False,
-    numbers: float = 1.0,
-) -> Float[np.ndarray, " shapes"]:
-    """Predicted seconds of arithmetic of a step of one network, for many shapes at once: it uses the first `depth`
-    slots of the `deepest` that its program has. `numbers` is how many are held for each parameter."""
-    edge = np.ones((len(hidden), 1), int)
-    sizes = np.hstack([workload.features * edge, hidden, workload.outputs * edge]).astype(float)
-    ins, outs, slot = sizes[:, :-1], sizes[:, 1:], np.arange(hidden.shape[1] + 1)
-    used = (slot < depth[:, None]) | (slot == hidden.shape[1])
-    products = (ins * outs * used).sum(axis=1) * 6 - 2 * sizes[:, 0] * sizes[:, 1]
-    arithmetic = samples * (FLOP * products + ELEMENT * (CHOICE if chosen else 1) * (outs * used).sum(axis=1))
-    held = used | (slot < deepest[:, None])
-    return arithmetic + UPDATE * numbers * ((ins + 1) * outs * held).sum(axis=1)
-
-
 def plan_trials(trials: Sequence[Trial], workload: Workload) -> Plan:
     """Plan the training of `trials`.
 
@@ -207,34 +147,6 @@ def plan_of(programs: Sequence[Program], trials: Sequence[Trial], workload: Work
             f"{plan.memory:,} bytes, {plan.memory / 2**20:.3g} MiB; raise it, or train fewer or smaller networks"
         )
     return plan
-
-
-def rooms(optimizer: Optimizer) -> float:
-    """How many times the room of the parameters an optimizer's state takes."""
-    if not is_own(optimizer):  # known without tracing anything
-        return float(SLOTS[optimizer.name])
-    sizes = (64, 64, 64)
-    state, params = (
-        sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
-        for tree in (state_shapes(optimizer, sizes, "float32"), layer_shapes(sizes, "float32"))
-    )
-    return state / params
-
-
-def fixed_bytes(trials: Sequence[Trial], workload: Workload) -> int:
-    """The data, once a host or once an accelerator, and the book, which holds every network."""
-    width = workload.features + workload.outputs + 1
-    data = workload.samples * width * (1 if workload.cache is not None else 1 + workload.devices)
-    weights = sum(
-        parameters(layer_sizes(hidden, workload)) * (1 + workload.monitored + rooms(get_optimizer(optimizer))) * count
-        for (hidden, optimizer), count in Counter((t.hidden, t.optimizer) for t in trials).items()
-    )
-    return int(workload.itemsize * (data + weights * len(workload.train)))
-
-
-def parameters(sizes: Sequence[int]) -> int:
-    """How many numbers a network of these layer sizes has."""
-    return sum(m * (n + 1) for n, m in pairwise(sizes))
 
 
 def _plan_family(
@@ -284,14 +196,12 @@ def _plan_shapes(
     chosen = len(activations) > 1 or int(depth.min()) < slots
 
     numbers = 1 + rooms(get_optimizer(first.optimizer))
-    times = EPOCHS if not workload.assess else WATCHED if workload.monitored else 1.0
 
     def work(hidden: np.ndarray, depth: np.ndarray, deepest: np.ndarray) -> np.ndarray:
-        return _work(hidden, depth, deepest, workload, samples, chosen=chosen, numbers=numbers)
+        return arithmetic(hidden, depth, deepest, workload, samples, chosen=chosen, numbers=numbers)
 
     def price(depth: np.ndarray) -> float:
-        further = COMPILE_LAYER * int(depth.max()) + COMPILE_ACTIVATION * (len(activations) - 1)
-        return (COMPILE + further) * times
+        return compiling(int(depth.max()), len(activations), workload)
 
     useful = float((work(shapes, depth, depth) * counts).sum())
     boxes = [make_box(shapes, depth, counts, work)]
@@ -320,11 +230,6 @@ def _plan_shapes(
     return programs
 
 
-def slower(activations: Sequence[Sequence[Activation]]) -> float:
-    """How many times as long the steps of a program take if it is compiled quickly."""
-    return SLOW if {f.name for layers in activations for f in layers} <= LIGHT else SLOWEST
-
-
 def cut_into_chunks(
     trials: Sequence[Trial],
     networks: Int[np.ndarray, " networks"],
@@ -347,36 +252,25 @@ def cut_into_chunks(
     depths = np.array([len(trials[n // splits].hidden) for n in networks])
     groups, sizes = np.unique(np.stack([depths, own, networks % splits]), axis=1, return_counts=True)
 
-    sizes_padded = layer_sizes(hidden, workload)
-    units, item = sum(sizes_padded[1:]), workload.itemsize
-    # The numbers on the devices, and once more while they are handed over from the book or back to it.
-    held = int(2 * item * parameters(sizes_padded) * ((2 if workload.monitored else 1) + rooms(optimizer)))
-    evaluated = max(*workload.train, *workload.validation) if workload.assess else max(workload.validation)
-    live = item * units * max(3 * evaluated, 4 * samples)
-    width = workload.features + workload.outputs + 1
-    whole = max(workload.train) if first.batch_size is None or workload.assess else 0
-    data = item * width * (whole + max(workload.validation)) * workload.devices
-    if first.batch_size is not None:
-        # The order of the batches, on the host and the devices, and the samples once more, one after the other.
-        data += 4 * min(ORDER_ENTRIES, workload.epochs * sum(workload.train)) * (1 + workload.devices)
-        data += item * width * workload.samples * workload.devices
-    largest = max(1, int((room - held * len(networks) - data) // (live * workload.devices)))
+    held, live, data = program_bytes(hidden, optimizer, first.batch_size, workload)
+    largest = max(1, int((room - held * len(networks) - data) // live))
     if workload.cache is not None:
-        largest = min(largest, max(FEWEST, workload.cache // (item * units * samples)))
+        activations_bytes = workload.itemsize * units(hidden, workload) * samples
+        largest = min(largest, max(FEWEST, workload.cache // activations_bytes))
     chunk_sizes = np.arange(1, min(largest, int(sizes.max())) + 1)
     chunks = -(-sizes[:, None] // chunk_sizes)  # [groups, chunk sizes]
     rounds = -(-chunks.sum(axis=0) // workload.devices)
     chosen = len(activations) > 1 or int(depths.min()) < slots
     # Of one network, padded, by its depth: a chunk computes the layers of its networks alone, but updates all slots.
     tops, every, most = np.array([hidden] * (slots + 1), int), np.arange(slots + 1), np.array([slots])
-    step = _work(tops, every, most, workload, samples, chosen=chosen, numbers=1 + rooms(optimizer))
+    step = arithmetic(tops, every, most, workload, samples, chosen=chosen, numbers=1 + rooms(optimizer))
     each = LAUNCH * LAUNCHES_LAYER * (slots + 1) + chunk_sizes * step[groups[0]][:, None]
     times = rounds * (chunks * each).sum(axis=0) / chunks.sum(axis=0)
     pick = int(np.argmin(times))
     widths = np.array([slot_widths(trials[n // splits].hidden, slots) for n in networks], int).reshape(
         len(networks), slots
     )
-    useful = _work(widths, depths, depths, workload, samples, chosen=chosen, numbers=1 + rooms(optimizer)).sum()
+    useful = arithmetic(widths, depths, depths, workload, samples, chosen=chosen, numbers=1 + rooms(optimizer)).sum()
     seconds = float(times[pick] * steps)
     slow = slower(activations)
     quick = (slow - 1) * seconds < (1 - QUICK) * compile_seconds
@@ -396,5 +290,5 @@ def cut_into_chunks(
         seconds=seconds * (slow if quick else 1),
         compile_seconds=compile_seconds * (QUICK if quick else 1),
         quick=quick,
-        memory=held * len(networks) + live * int(chunk_sizes[pick]) * workload.devices + data,
+        memory=held * len(networks) + live * int(chunk_sizes[pick]) + data,
     )

@@ -42,13 +42,20 @@ class Batch(NamedTuple):
 
 
 class Data(NamedTuple):
-    """All samples, once, and which of them each split trains on and holds out; -1 fills up the smaller splits."""
+    """All samples, once, and which of them each split trains on and holds out; -1 fills up the smaller splits.
+    `frequency` is where those of an embedding start, see `embedded`; None without one."""
 
     x: Float[Array, "features samples"]
     y: Float[Array, "classes samples"]
     weights: Float[Array, " samples"] | None
     train: Int[Array, "splits train_samples"]
     validation: Int[Array, "splits validation_samples"]
+    frequency: Float[Array, "embedded waves"] | None = None
+
+    @property
+    def inputs(self) -> int:
+        """How many numbers the first layer is given: features, sines and cosines."""
+        return len(self.x) + (0 if self.frequency is None else 2 * self.frequency.size)
 
 
 class Carry(NamedTuple):
@@ -173,6 +180,7 @@ def train_chunk(
             optimizer=recipe.optimizer,
             objective=recipe.objective,
             project=(lambda gradient: clear_padding(gradient, widths)) if recipe.padded else None,
+            start=data.frequency,
         )
         return step(state, *batch)
 
@@ -198,6 +206,7 @@ def train_chunk(
             sure=recipe.sure,
             objective=recipe.objective,
             targets=recipe.targets,
+            start=data.frequency,
         )
 
     state, running = lax.fori_loop(0, length, one_step, (carry.state, carry.running))

@@ -12,8 +12,9 @@ from jaxtyping import Bool, Float, Int, Shaped
 
 from jaxbackprop._checks import check_integer
 from jaxbackprop.data import features_first
+from jaxbackprop.embedded import Embedded, behind
 from jaxbackprop.losses import OBJECTIVES, Objective
-from jaxbackprop.network import Params, forward
+from jaxbackprop.network import forward
 from jaxbackprop.sweeps.greedy import BAGS, LIBRARY, ROUNDS
 from jaxbackprop.sweeps.grid import Trial, name_of
 from jaxbackprop.sweeps.host import Job
@@ -61,8 +62,9 @@ class SweepResult:
     _book: Book
     _splits: Splits
 
-    def params(self, trial: SupportsIndex, split: SupportsIndex = 0) -> Params:
-        """The trained parameters of one trial, as NumPy arrays.
+    def params(self, trial: SupportsIndex, split: SupportsIndex = 0) -> Embedded:
+        """The trained parameters of one trial, as NumPy arrays; of a sweep with `frequencies` these come first, as
+        `embedded.Waves`.
 
         **Raises:** `ValueError` if there is no such trial or split.
         """
@@ -103,11 +105,9 @@ class SweepResult:
 
         **Raises:** `ValueError` if there is no such trial or split, or X does not fit.
         """
-        x = features_first(X)
-        params = self.params(trial, split)
+        x = jax.numpy.asarray(features_first(X), self._splits.dtype)
         y_hat = forward(
-            jax.tree.map(jax.numpy.asarray, params),
-            jax.numpy.asarray(x, params[0].weight.dtype),
+            *behind(jax.tree.map(jax.numpy.asarray, self.params(trial, split)), x),
             activation=self.trials[operator.index(trial)].activation,
             objective=self.objective,
         ).activations[-1]

@@ -45,6 +45,7 @@ def make_splits(
     weights: Any,
     objective: str | Objective | None,
     seed: int,
+    frequencies: Any = None,
 ) -> Splits:
     """See `sweep` for the arguments."""
     own = objective if isinstance(objective, Objective) else None
@@ -78,8 +79,11 @@ def make_splits(
         pairs = [(parts.train.X[:, 0].astype(int), parts.validation.X[:, 0].astype(int))]
     if w is not None:
         _check_weighted(w, pairs)
+    data = make_data(x, t, w, [pair[0] for pair in pairs], [pair[1] for pair in pairs])
+    if frequencies is not None:
+        data = data._replace(frequency=check_frequencies(frequencies, len(x), dtype))
     return Splits(
-        make_data(x, t, w, [pair[0] for pair in pairs], [pair[1] for pair in pairs]),
+        data,
         tuple(len(pair[0]) for pair in pairs),
         tuple(len(pair[1]) for pair in pairs),
         get_objective(targets.objective) if own is None else own,
@@ -147,6 +151,18 @@ def _check_weights(weights: Any, samples: int, dtype: np.dtype) -> Float[np.ndar
     if (array < 0).any() or array.sum() == 0:
         raise ValueError("weights must be at least 0, and not all 0")
     return as_type("weights", array, dtype)
+
+
+def check_frequencies(frequencies: Any, features: int, dtype: np.dtype) -> Any:
+    """Frequencies of an embedding as an array of their type. **Raises:** `ValueError` for another shape or type."""
+    array = np.asarray(frequencies, float)
+    if array.ndim != 2 or len(array) > features or array.size == 0:
+        raise ValueError(
+            f"frequencies must be (embedded features, waves), for at most the {features} features of X, got shape "
+            f"{array.shape}"
+        )
+    check_finite("frequencies", array)
+    return as_type("frequencies", array, dtype)
 
 
 def _check_weighted(weights: Float[np.ndarray, " samples"], pairs: Sequence[tuple[Index, Index]]) -> None:

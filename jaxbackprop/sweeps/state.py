@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from jaxbackprop.network import Params
+from jaxbackprop.embedded import Embedded, Waves
 from jaxbackprop.optimizers import Optimizer, get_optimizer, layer_shapes, state_shapes
 from jaxbackprop.sweeps.assessment import Metrics
 from jaxbackprop.sweeps.grid import Trial
@@ -27,15 +27,17 @@ WAITING, TRAINING, STOPPED, COMPLETED, DROPPED = range(5)
 class Kind(NamedTuple):
     """Networks of the same widths and optimizer, and views of their numbers, [networks, …].
 
+    `sizes` are those of the layers: (inputs, hidden units …, outputs).
+
     `params` and `optimizer` are those of the last epoch trained, `kept` the parameters to hand back; without early
     stopping `kept` is `params`.
     """
 
     sizes: tuple[int, ...]
     networks: Int[np.ndarray, " networks"]
-    params: Params
+    params: Embedded
     optimizer: Any
-    kept: Params
+    kept: Embedded
 
 
 class Monitored(NamedTuple):
@@ -58,6 +60,7 @@ class Book:
     - `rate`: the learning rate, where a rule lets it fall.
     - `curves`: the metrics of each record, [records, networks], NaN where there is none; None where nobody asks.
     - `rung`: [1], how many rungs are behind.
+    - `start`: of the frequencies of an embedding, from where those of the networks are counted; None without one.
     - `buffers`: the flat buffers, by type, that `kinds` are views of; `place` is kind and position of each network.
     """
 
@@ -72,6 +75,7 @@ class Book:
     monitored: Monitored | None
     curves: Metrics | None
     rung: Int[np.ndarray, "1"]
+    start: Float[np.ndarray, "embedded waves"] | None
     buffers: Mapping[str, np.ndarray]
     kinds: Sequence[Kind]
     place: Int[np.ndarray, "networks 2"]
@@ -93,10 +97,15 @@ class Book:
         """The metrics of the parameters to hand back."""
         return self.metrics if self.monitored is None else self.monitored.metrics
 
-    def params(self, network: int) -> Params:
+    def params(self, network: int) -> Embedded:
         """The parameters to hand back, copied."""
+        return jax.tree.map(np.array, self.view(network))
+
+    def view(self, network: int) -> Embedded:
+        """The parameters to hand back: not copied, but for the frequencies."""
         kind, position = self.place[network]
-        return jax.tree.map(lambda a: np.array(a[position]), self.kinds[kind].kept)
+        own = jax.tree.map(lambda a: a[position], self.kinds[kind].kept)
+        return own if self.start is None else (Waves(self.start + own[0].frequency), *own[1:])
 
     def members(self, networks: Int[np.ndarray, " some"]) -> list[tuple[Kind, Index, Index]]:
         """Some networks by kind: the kind, their positions in it, and where they stand among `networks`."""
@@ -113,21 +122,24 @@ def _named(prefix: str, metrics: Metrics) -> dict[str, np.ndarray]:
 def open_book(
     trials: Sequence[Trial],
     splits: int,
-    features: int,
+    inputs: int,
     outputs: int,
     dtype: Any,
     *,
     monitored: bool,
     records: int | None,
     falling: bool,
+    start: Any = None,
 ) -> Book:
-    """Nothing done yet. Room for all numbers is set aside; the system hands it over when it is first written to."""
+    """Nothing done yet. Room for all numbers is set aside; the system hands it over when it is first written to.
+
+    `inputs` is how many numbers the first layer is given; for `start` see `Book`."""
     networks = len(trials) * splits
     of_kind: dict[tuple, list[int]] = {}
     for number, trial in enumerate(trials):
         of_kind.setdefault((trial.hidden, trial.optimizer), []).append(number)
     layouts = [
-        _kind_shapes((features, *hidden, outputs), get_optimizer(optimizer), str(np.dtype(dtype)), monitored)
+        _kind_shapes((inputs, *hidden, outputs), get_optimizer(optimizer), str(np.dtype(dtype)), monitored, start)
         for hidden, optimizer in of_kind
     ]
     totals: dict[str, int] = {}
@@ -150,7 +162,7 @@ def open_book(
             return buffers[name][start : start + size].reshape(count, *leaf.shape)
 
         params, optimizer, kept = jax.tree.map(view, shapes)
-        kinds.append(Kind((features, *hidden, outputs), own, params, optimizer, params if kept is None else kept))
+        kinds.append(Kind((inputs, *hidden, outputs), own, params, optimizer, params if kept is None else kept))
 
     def metrics(*shape: int) -> Metrics:
         blank: Any = [np.full(shape, np.nan, dtype) for _ in Metrics._fields]
@@ -172,12 +184,20 @@ def open_book(
         monitored=Monitored(metrics(networks), integers(-1), best, integers(0)) if monitored else None,
         curves=None if records is None else metrics(records, networks),
         rung=np.zeros(1, np.int32),
+        start=start,
         buffers=buffers,
         kinds=kinds,
         place=place,
     )
 
 
-def _kind_shapes(sizes: tuple[int, ...], optimizer: Optimizer, dtype: str, monitored: bool) -> Any:
-    params = layer_shapes(sizes, dtype)
-    return params, state_shapes(optimizer, sizes, dtype), params if monitored else None
+def front_shapes(start: Any) -> tuple:
+    """The shapes of the parameters that stand before the layers: none, or those of an embedding's frequencies."""
+    shape: Any = jax.ShapeDtypeStruct
+    return () if start is None else (Waves(shape(start.shape, start.dtype)),)
+
+
+def _kind_shapes(sizes: tuple[int, ...], optimizer: Optimizer, dtype: str, monitored: bool, start: Any) -> Any:
+    front = front_shapes(start)
+    params = front + layer_shapes(sizes, dtype)
+    return params, state_shapes(optimizer, sizes, dtype, front), params if monitored else None

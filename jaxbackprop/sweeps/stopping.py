@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxbackprop.network import Params
+from jaxbackprop.embedded import Embedded
 from jaxbackprop.sweeps.assessment import Metrics
 
 SMALLEST = 1e-6  # an adaptive rate at or below it is not lowered any more
@@ -22,7 +22,7 @@ class Kept(NamedTuple):
     """Early stopping, for each network: the parameters to hand back, their metrics and the record they are of; the best
     monitored value so far, for how many records it has not been improved, and whether the training goes on."""
 
-    params: Params
+    params: Embedded
     metrics: Metrics
     record: Int[Array, "*networks"]
     best: Float[Array, "*networks"]
@@ -63,7 +63,7 @@ def scaled_rate(
 
 def stop_early(
     kept: Kept,
-    params: Params,
+    params: Embedded,
     metrics: Metrics,
     record: Int[Array, "*networks"],
     running: Any,

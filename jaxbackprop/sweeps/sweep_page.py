@@ -263,7 +263,7 @@ def curves_of(result: "SweepResult", kept: np.ndarray) -> dict[str, Any]:
     finite = both[np.isfinite(both)]
     # What climbs beyond the start of nearly all others has diverged, and would press the others together.
     high = float(np.quantile(finite, 0.99)) if finite.size else None
-    scale = scale_of(both, high=high, span=8)
+    scale = scale_of(both, high=high, span=8.0)
     at = np.array(scale.at, dtype=object).reshape(both.shape)
     across = scale_of(np.asarray(result.epochs, float)[chosen], linear=True)
     return {

@@ -9,7 +9,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Int
 
 from jaxbackprop._checks import check_integer
-from jaxbackprop.network import Params
+from jaxbackprop.embedded import Embedded
 from jaxbackprop.optimizers import STATE_STARTS, Hyperparameters, Optimizer, is_own, layer_shapes, state_shapes
 from jaxbackprop.sweeps.assessment import Metrics
 from jaxbackprop.sweeps.grid import Trial
@@ -17,7 +17,7 @@ from jaxbackprop.sweeps.placement import own_layers, slot_widths
 from jaxbackprop.sweeps.planner import Program
 from jaxbackprop.sweeps.program import GRID_AXIS, Carry, Settings
 from jaxbackprop.sweeps.seating import Seats, arrange
-from jaxbackprop.sweeps.state import COMPLETED, STOPPED, TRAINING, WAITING, Book
+from jaxbackprop.sweeps.state import COMPLETED, STOPPED, TRAINING, WAITING, Book, front_shapes
 from jaxbackprop.sweeps.stopping import Kept
 from jaxbackprop.training import State
 
@@ -108,12 +108,13 @@ def _begin(
     first, *_, last = book.kinds[book.place[networks[0], 0]].sizes
     drawn = draw([trials[n // book.splits] for n in networks], (first, *program.hidden[:depth], last))
     for kind, positions, group in book.members(networks):
-        for own, stacked in zip(jax.tree.leaves(kind.params), jax.tree.leaves(drawn), strict=True):
+        layers = kind.params[-len(drawn) :]  # frequencies start where they are counted from, at 0
+        for own, stacked in zip(jax.tree.leaves(layers), jax.tree.leaves(drawn), strict=True):
             own[positions] = stacked[(group, *_corner(own))]
         for own, start in zip(jax.tree.leaves(kind.kept), jax.tree.leaves(kind.params), strict=True):
             own[positions] = start[positions]
         fresh = jax.tree.map(lambda a, p=positions: a[p], kind.params)
-        state = _initial_state(program.optimizer, fresh, kind.sizes)
+        state = _initial_state(program.optimizer, fresh, kind.sizes, book.start)
         for own, start in zip(jax.tree.leaves(kind.optimizer), jax.tree.leaves(state), strict=True):
             own[positions] = start
     book.status[networks] = TRAINING
@@ -139,9 +140,9 @@ def take_seats(
     def empty(leaf: Any) -> np.ndarray:
         return np.zeros((seats.networks.size, *leaf.shape), leaf.dtype)
 
-    params = jax.tree.map(empty, layer_shapes(sizes, str(dtype)))
+    params = jax.tree.map(empty, front_shapes(book.start) + layer_shapes(sizes, str(dtype)))
     kept = jax.tree.map(np.copy, params) if book.monitored is not None else None
-    state = _initial_state(program.optimizer, params, sizes)
+    state = _initial_state(program.optimizer, params, sizes, book.start)
     for kind, positions, group in book.members(numbers):
         for stacked, own in _pairs((params, state, kept), kind):
             stacked[(taken[group], *_corner(own))] = own[positions]
@@ -241,12 +242,11 @@ def _corner(own: np.ndarray) -> tuple[slice, ...]:
     return tuple(slice(0, n) for n in own.shape[1:])
 
 
-def _initial_state(optimizer: Optimizer, params: Params, sizes: tuple[int, ...]) -> Any:
+def _initial_state(optimizer: Optimizer, params: Embedded, sizes: tuple[int, ...], start: Any) -> Any:
     """The state of an optimizer for stacked parameters, as arrays that can be written to."""
-    dtype = str(params[0].weight.dtype)
     if is_own(optimizer):
         return jax.tree.map(np.array, jax.vmap(optimizer.init)(params))
-    count, start = len(params[0].weight), STATE_STARTS.get(optimizer.name, 0)
-    return jax.tree.map(
-        lambda leaf: np.full((count, *leaf.shape), start, leaf.dtype), state_shapes(optimizer, sizes, dtype)
-    )
+    first = jax.tree.leaves(params)[0]
+    shapes = state_shapes(optimizer, sizes, str(first.dtype), front_shapes(start))
+    value = STATE_STARTS.get(optimizer.name, 0)
+    return jax.tree.map(lambda leaf: np.full((len(first), *leaf.shape), value, leaf.dtype), shapes)

@@ -1,4 +1,4 @@
-"""One update of one network of a program: what padding, dropout and further slots add to a plain step."""
+"""One update of one network of a program: what padding, dropout, further slots and an embedding add to a plain step."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jaxbackprop.activations import Activation
+from jaxbackprop.embedded import Embedded, Frequencies, Waves, behind, frequency_gradient
 from jaxbackprop.losses import Objective
 from jaxbackprop.network import Layer, Params
 from jaxbackprop.optimizers import Hyperparameters, Optimizer
@@ -41,25 +42,32 @@ def make_update(
     optimizer: Optimizer,
     objective: Objective,
     project: Callable[[Params], Params] | None,
+    start: Frequencies | None,
 ) -> Any:
     """`training.make_step`; with a dropout rate the network is thinned by masks that follow from its seed and from
-    `step`, the number of the step in the whole training; with a depth it stands in slots, see `depths`."""
-    if rate is None and depth is None:
+    `step`, the number of the step in the whole training; with a depth it stands in slots, see `depths`; with the
+    `start` of frequencies it stands behind an embedding, see `embedded`."""
+    if rate is None and depth is None and start is None:
         return make_step(
             hyperparameters, activation=activation, optimizer=optimizer, objective=objective, project=project
         )
 
-    def of_network(params: Params, x: Array, y: Array, weights: Array | None) -> tuple[Float[Array, ""], Params]:
+    def of_network(params: Embedded, x: Array, y: Array, weights: Array | None) -> tuple[Float[Array, ""], Embedded]:
+        layers, inputs = behind(params, x, start)
+
         def mask(l: int, rate: Any = rate) -> Float[Array, "units samples"]:
-            return draw_mask(hyperparameters.seed, step, l, rate, len(params[l].bias), x.shape[1], x.dtype)
+            return draw_mask(hyperparameters.seed, step, l, rate, len(layers[l].bias), x.shape[1], x.dtype)
 
         same: Any = {"activation": activation, "l2": hyperparameters.l2, "weights": weights, "objective": objective}
-        if depth is None:
-            value, gradient = thinned_loss_and_grad(params, x, y, list(map(mask, range(len(params) - 1))), **same)
-        else:
-            value, gradient = loss_and_grad_in_slots(
-                params, x, y, depth, sure=sure, mask=None if rate is None else mask, **same
-            )
-        return value, gradient if project is None else project(gradient)
+        if depth is None and start is None:
+            value, gradient = thinned_loss_and_grad(layers, inputs, y, list(map(mask, range(len(layers) - 1))), **same)
+            return value, gradient if project is None else project(gradient)
+        slots = len(layers) - 1 if depth is None else depth
+        masks = None if rate is None else mask
+        value, gradient, error = loss_and_grad_in_slots(layers, inputs, y, slots, sure=sure, mask=masks, **same)
+        gradient = gradient if project is None else project(gradient)
+        if start is None:
+            return value, gradient
+        return value, (Waves(frequency_gradient(start + params[0].frequency, x, error)), *gradient)
 
     return step_along(of_network, hyperparameters, optimizer)

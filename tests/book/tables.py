@@ -47,6 +47,13 @@ def replace(path: Path, name: str, table: str) -> None:
     path.write_text(f"{head}{start}\n\n{table}\n\n{end}{tail}", encoding="utf-8")
 
 
+def rows_of(path: Path, name: str) -> list[tuple[str, ...]]:
+    """The rows that a table in a file has now."""
+    table = path.read_text(encoding="utf-8").partition(f"<!-- table: {name} -->")[2].partition("<!-- end -->")[0]
+    lines = [line for line in table.splitlines() if line.startswith("| ")]
+    return [tuple(cell.strip() for cell in line.strip("| ").split(" | ")) for line in lines[2:]]
+
+
 def errata() -> str:
     """Where the document slips."""
     spec = importlib.util.spec_from_file_location("errata", HERE.parent / "test_errata.py")
@@ -156,9 +163,10 @@ MODELS = {
 }
 
 
-def ensemble_accuracy(table: pd.DataFrame, value: str) -> str:
-    """Means over the folds that models were judged on, and standard errors; the best of each set in bold."""
-    rows = []
+def ensemble_accuracy(table: pd.DataFrame, value: str, path: Path) -> str:
+    """Means over the folds that models were judged on, and standard errors; the best of each set in bold. The sets that
+    were not judged this time, as it takes hours, stay as they are in the file."""
+    rows = {row[0]: row for row in rows_of(path, value)}
     for name, own in table.dropna(subset=value).groupby("data", sort=False):
         of_model = own.groupby("model")[value]
         means, errors = of_model.mean(), of_model.sem()
@@ -167,8 +175,8 @@ def ensemble_accuracy(table: pd.DataFrame, value: str) -> str:
         for model in MODELS:
             cell = f"{means[model]:.3f} ± {errors[model]:.3f}" if model in means else "-"
             cells.append(f"**{cell}**" if cell.startswith(best) else cell)
-        rows.append((str(name), f"{own['fold'].nunique()}", *cells))
-    return markdown(("data", "folds", *MODELS.values()), rows)
+        rows[str(name)] = (str(name), f"{own['fold'].nunique()}", *cells)
+    return markdown(("data", "folds", *MODELS.values()), list(rows.values()))
 
 
 def predictions(table: pd.DataFrame) -> str:
@@ -218,9 +226,9 @@ def refresh(results: Path | None = None) -> None:
         numbers = json.loads((results / "ensemble_speed.json").read_text(encoding="utf-8"))
         replace(HERE / "ensembles.md", "time", ensemble_time(numbers))
     if (results / "ensemble_accuracy_folds.csv").exists():
-        table = pd.read_csv(results / "ensemble_accuracy_folds.csv")
+        table, chapter = pd.read_csv(results / "ensemble_accuracy_folds.csv"), HERE / "ensembles.md"
         for value in ("loss", "score", "calibration error"):
-            replace(HERE / "ensembles.md", value, ensemble_accuracy(table, value))
+            replace(chapter, value, ensemble_accuracy(table, value, chapter))
     if (results / "versus_sklearn.csv").exists():
         replace(HERE / "drop_in.md", "searches", searches(pd.read_csv(results / "versus_sklearn.csv")))
 

@@ -101,6 +101,16 @@ def wrong_rows(f: Family) -> Iterator[Variant]:
     yield same_everywhere(steps, {"where": "from every sample, in all the classes that occur"})
 
 
+def in_delta(error: Callable[[Trace], np.ndarray]) -> Callable[[Family], Iterator[Variant]]:
+    """A mistake in dL/dz^L = (y-hat - y) / N, which networks of another dL/dz^L cannot have."""
+
+    def variants(f: Family) -> Iterator[Variant]:
+        if get_objective(f.network.objective).error is None:
+            yield from always(error=error)(f)
+
+    return variants
+
+
 def other_softmax(values: Callable[[np.ndarray], np.ndarray]) -> Callable[[Family], Iterator[Variant]]:
     """delta with another y-hat than the loss's."""
 
@@ -125,23 +135,23 @@ def over_samples(z: np.ndarray) -> np.ndarray:
 OUTPUT_MISTAKES = (
     NetworkHypothesis(
         "delta_sign",
-        always(error=lambda t: -RIGHT.error(t)),
+        in_delta(lambda t: -RIGHT.error(t)),
         "the sign of delta^{delta} is turned: dL/dz^{L} is (y-hat - y)/{N}, not (y - y-hat)/{N}",
     ),
     NetworkHypothesis(
         "delta_without_y",
-        always(error=lambda t: t.a[-1] / t.samples),
+        in_delta(lambda t: t.a[-1] / t.samples),
         "delta^{delta} is y-hat alone, without - y: dL/dz^{L} is (y-hat - y)/{N}",
     ),
     NetworkHypothesis(
         "softmax_jacobian_diagonal",
-        always(error=softmax_diagonal),
+        in_delta(softmax_diagonal),
         "only the diagonal of the softmax Jacobian is there, y-hat_i (1 - y-hat_i) for j = i; the terms "
         "-y-hat_i y-hat_j for j != i are missing. With both, dL/dz^{L} is (y-hat - y)/{N}",
     ),
     NetworkHypothesis(
         "softmax_jacobian_twice",
-        always(error=jacobian_again),
+        in_delta(jacobian_again),
         "the softmax Jacobian is multiplied in twice: y-hat - y has it inside already, dL/dz^{L} is (y-hat - y)/{N}",
     ),
     NetworkHypothesis(
