@@ -17,7 +17,7 @@ from sklearn.preprocessing import (
     StandardScaler,
     scale,
 )
-from test_ensemble import in_another_process
+from test_ensemble_file import in_another_process
 
 import jaxbackprop as jb
 from jaxbackprop.activations import Activation
