@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from reference import QUICKLY
 
-from jaxbackprop import Hyperparameters
+from jaxbackprop import Hyperparameters, Objective
 from jaxbackprop.layers.chain import (
     chain,
     chain_loss_and_grad,
@@ -78,6 +78,22 @@ def test_gradient_against_autodiff(make, float64):
     scale = max(float(jnp.max(jnp.abs(g))) for g in jax.tree.leaves(right))
     for g, r in zip(jax.tree.leaves(got), jax.tree.leaves(right), strict=True):
         assert np.max(np.abs(g - r)) <= 1e-12 * scale
+
+
+def test_an_objective_of_ones_own_goes_by_its_own_error(float64):
+    huber = Objective(
+        "huber",
+        predict=lambda z: z,
+        per_sample=lambda z, y: jnp.sum(jnp.sqrt(1 + (z - y) ** 2) - 1, axis=0),
+        error=lambda z, y: (z - y) / jnp.sqrt(1 + (z - y) ** 2),
+    )
+    network, rng = part("affine", (2, 3), (2,)), np.random.default_rng(0)
+    x, y = (jnp.asarray(3 * rng.normal(size=(rows, 5))) for rows in (3, 2))
+    params = jax.tree.map(lambda p: p.astype("float64"), network.init(jax.random.key(0)))
+    by_hand = chain_loss_and_grad(network, objective=huber)
+    right = jax.grad(lambda p: by_hand(p, x, y, None)[0])(params)
+    for g, r in zip(by_hand(params, x, y, None)[1], right, strict=True):
+        np.testing.assert_allclose(g, r, rtol=1e-12)
 
 
 @pytest.mark.parametrize(

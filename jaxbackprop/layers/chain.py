@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
 from jaxbackprop._checks import check_integer
-from jaxbackprop.backprop import delta
+from jaxbackprop.backprop import objective_error
 from jaxbackprop.layers import find_layer
 from jaxbackprop.layers.contract import Static
 from jaxbackprop.losses import Objective, get_objective, sample_shares
@@ -183,7 +183,7 @@ def chain_loss_and_grad(
         times = columns.shape[1] // z.shape[-1]
         shares = sample_shares(columns.shape[1], None if weights is None else jnp.tile(weights, times))
         value = jnp.sum(objective.per_sample(columns, targets) * shares)
-        error = delta(objective.predict(columns), targets) * shares
+        error = objective_error(objective, columns, objective.predict(columns), targets) * shares
         gradient = network.backward(error.reshape(z.shape), caches)[1]
         squares = sum(jnp.sum(p * p) for p in jax.tree.leaves(params) if p.ndim > 1)
         decayed = jax.tree.map(lambda g, p: g + l2 * p if p.ndim > 1 else g, gradient, params)
