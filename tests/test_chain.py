@@ -119,6 +119,22 @@ def test_another_number_of_samples_is_refused():
         fit_chain(network, network.init(jax.random.key(0)), x, y[:, :2], Hyperparameters(0.1), steps=1)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"record_every": 0}, "record_every=0 must be an integer of at least 1"),
+        ({"x": jnp.full((3, 4), jnp.nan)}, "x must be finite, got 12 NaN"),
+        ({"y": jnp.ones((1, 4))}, r"y must be what the network puts out, of shape \(2, 4\), got shape \(1, 4\)"),
+        ({"hyperparameters": Hyperparameters(0.1, weights=jnp.ones(3))}, r"weights must have shape \(4,\)"),
+    ],
+)
+def test_what_fit_refuses_a_chain_refuses(change, message):
+    network = part("affine", (2, 3), (2,))
+    arguments = {"x": jnp.ones((3, 4)), "y": jnp.ones((2, 4)), "hyperparameters": Hyperparameters(0.1), "steps": 2}
+    with pytest.raises(ValueError, match=message):
+        fit_chain(network, network.init(jax.random.key(0)), **arguments | change)
+
+
 @pytest.mark.parametrize("make", [pytest.param(transformer, marks=pytest.mark.slow), small_convolutional, lstm])
 def test_by_hand_needs_no_more_memory_than_autodiff(make):
     network, x, y = make()

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
-from jaxbackprop._checks import check_integer
+from jaxbackprop._checks import check_finite, check_integer, is_concrete
 from jaxbackprop.backprop import objective_error
 from jaxbackprop.layers import find_layer
 from jaxbackprop.layers.contract import Static
@@ -179,6 +179,8 @@ def chain_loss_and_grad(
 
     def loss_and_grad(params: PyTree, x: Array, y: Array, weights: Array | None) -> tuple[Array, PyTree]:
         z, caches = network.forward(params, x)
+        if y.shape != z.shape:
+            raise ValueError(f"y must be what the network puts out, of shape {z.shape}, got shape {y.shape}")
         columns, targets = z.reshape(len(z), -1), y.reshape(len(y), -1)
         times = columns.shape[1] // z.shape[-1]
         shares = sample_shares(columns.shape[1], None if weights is None else jnp.tile(weights, times))
@@ -211,10 +213,17 @@ def fit_chain(
     **Returns:** the trained parameters and the loss curve. **Raises:** `ValueError` as `training.fit` does.
     """
     optimizer, steps = get_optimizer(optimizer), check_integer("steps", steps, 1)
+    if record_every is not None:
+        record_every = check_integer("record_every", record_every, 1)
     check_hyperparameters(hyperparameters)
-    x, y = jnp.asarray(x), jnp.asarray(y)
+    x, y, weights = jnp.asarray(x), jnp.asarray(y), hyperparameters.weights
     if x.shape[-1] != y.shape[-1]:
         raise ValueError(f"x has {x.shape[-1]} samples and y has {y.shape[-1]}; both have them along the last axis")
+    if weights is not None and weights.shape != x.shape[-1:]:
+        raise ValueError(f"weights must have shape {x.shape[-1:]}, one a sample, got {weights.shape}")
+    for argument, array in (("x", x), ("y", y)):
+        if is_concrete(array):
+            check_finite(argument, array)
     dtype = jax.tree.leaves(params)[0].dtype
     x = x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x  # indices stay integers
     hyperparameters = in_precision(hyperparameters, dtype)
