@@ -210,3 +210,9 @@ def test_a_plan_is_the_sweeps_with_frequencies_too():
     assert said.memory > jb.plan(grid, features=3, outputs=2, samples=24, epochs=2).memory
     with pytest.raises(ValueError, match="at most the 3 features of X"):
         jb.plan(grid, features=3, outputs=2, samples=24, epochs=2, frequencies=np.ones((4, 1)))
+
+
+@pytest.mark.parametrize("budget", [0, -1])
+def test_a_plan_refuses_the_budgets_that_a_sweep_refuses(budget):
+    with pytest.raises(ValueError, match=f"memory_budget={budget} must be an integer of at least 1"):
+        jb.plan({"hidden": [(3,)]}, features=3, outputs=2, samples=24, epochs=2, memory_budget=budget)

@@ -239,6 +239,7 @@ def plan(
     for argument, value in sizes.items():
         check_integer(argument, value, 1)
     check_integer("validation_samples", validation_samples, 0)
+    check_integer("memory_budget", memory_budget, 1)
     return plan_trials(
         expand(grid),
         Workload(
