@@ -86,6 +86,7 @@ def test_the_summary_says_where_a_backward_pass_fails_and_why(old, new, summary)
     ("change", "message"),
     [
         ({"activations": ("tan",)}, "activation"),
+        ({"activations": ()}, "activations"),
         ({"depths": ()}, "depths"),
         ({"widths": (0,)}, "widths"),
         ({"batches": (1.5,)}, "batches"),

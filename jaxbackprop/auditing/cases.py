@@ -68,8 +68,10 @@ def audit_network(
 
     **Returns:** a `NetworkReport`.
 
-    **Raises:** `ValueError` for an unknown activation, a size below 1, or an l2 below 0.
+    **Raises:** `ValueError` for an unknown activation, a size below 1, an l2 below 0, or nothing to try.
     """
+    if not activations:
+        raise ValueError("activations=() must list at least one name")
     for name in activations:
         get_activation(name)
     for argument, values in {"depths": depths, "widths": widths, "batches": batches, "classes": classes}.items():
