@@ -243,3 +243,6 @@ def test_what_is_no_stage_is_refused():
         audit_stages(lambda *_: {"z3": np.zeros(1)}, Network("tanh", samples_first=True), *data())
     with pytest.raises(ValueError, match="'gradient'"):
         audit_stages(lambda *_: {"gradient": np.zeros(1)}, Network("tanh", samples_first=True), *data())
+    for nothing in ({}, None):
+        with pytest.raises(ValueError, match=f"stages_fn must return a dict of stages.* got {nothing}"):
+            audit_stages(lambda *_, nothing=nothing: nothing, Network("tanh", samples_first=True), *data())

@@ -79,7 +79,8 @@ def audit_stages(
 
     **Returns:** a `StageReport`.
 
-    **Raises:** `ValueError` for a name that is no stage of this network, or a network that does not fit `params`.
+    **Raises:** `ValueError` for a name that is no stage of this network, for no stage at all, or a network that does
+    not fit `params`.
     """
     check_integer("points", points, 1)
     check_integer("seed", seed, 0)
@@ -153,8 +154,10 @@ def off(got: np.ndarray, right: np.ndarray) -> float:
 def name_stages(values: Mapping[str, Any], layout: Layout) -> dict[str, str]:
     """The person's names with ours: z^l, a^l, dz^l, dW^l, db^l as z1, a1, dz1, dW1, db1.
 
-    **Raises:** `ValueError` for a name that is no stage of this network.
+    **Raises:** `ValueError` for a name that is no stage of this network, or if there is none.
     """
+    if not isinstance(values, Mapping) or not values:
+        raise ValueError(f"stages_fn must return a dict of stages, such as z1, a1 and dW1, got {values!r:.60}")
     depth = len(layout.pairs)
     errors = [int(match[2]) for match in map(re.compile(r"(delta|dz)(\d+)$").match, values) if match]
     shift = max([depth, *errors]) - depth  # the document numbers delta one above its z
