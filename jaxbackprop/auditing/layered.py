@@ -32,8 +32,8 @@ def check_reduction(value: str | None) -> str | None:
 class Network:
     """What a loss is made of: a fully connected network, whose parameters are pairs of a weight and a bias.
 
-    - `activation`: of the hidden layers.
-    - `objective`: "softmax", "sigmoid" or "squared".
+    - `activation`: of the hidden layers, a name or an `Activation`.
+    - `objective`: "softmax", "sigmoid", "squared" or "poisson", or an `Objective` of one's own.
     - `l2`: the strength of the penalty l2/2 * sum(W^2).
     - `reduction`: whether the loss is the "mean" or the "sum" over the samples; None: found out by the loss itself.
     - `samples_first`: whether X is (samples, features) and a weight (in, out), as in most NumPy code; otherwise x is
