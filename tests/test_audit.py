@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxbackprop import Layer, Network, audit, init_params, loss, loss_and_grad
+from jaxbackprop import Layer, Network, audit, audit_stages, init_params, loss, loss_and_grad
 from jaxbackprop.auditing.differences import differentiate
 
 pytestmark = pytest.mark.usefixtures("as_users_run_it")
@@ -330,6 +330,14 @@ def test_a_network_with_another_activation_than_the_loss_is_refused():
 def test_a_network_that_does_not_exist_is_refused(bad):
     with pytest.raises(ValueError, match=next(iter(bad))):
         Network(**({"activation": "tanh"} | bad))
+
+
+def test_a_name_is_no_network():
+    arguments = init_params(jax.random.key(0), (4, 5, 3)), np.ones((4, 3)), np.eye(3)
+    with pytest.raises(ValueError, match="network='tanh' must be a Network"):
+        audit(lambda *_: None, lambda *_: 0.0, *arguments, network="tanh")
+    with pytest.raises(ValueError, match="network='tanh' must be a Network"):
+        audit_stages(lambda *_: {}, "tanh", *arguments)
 
 
 @given(

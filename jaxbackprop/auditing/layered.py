@@ -55,6 +55,12 @@ class Network:
         check_real("l2", self.l2, 0)
 
 
+def check_network_type(value: Any) -> None:
+    """**Raises:** `ValueError` if it is no `Network`."""
+    if not isinstance(value, Network):
+        raise ValueError(f'network={value!r} must be a Network, such as Network("tanh")')
+
+
 @dataclass(frozen=True)
 class Layout:
     """Where the layers are among the leaves of the parameters: a pair of indices for each, weight and bias."""

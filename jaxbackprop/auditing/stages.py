@@ -20,6 +20,7 @@ from jaxbackprop.auditing.layered import (
     Network,
     Trace,
     backward,
+    check_network_type,
     elementwise,
     find_layers,
     output_error,
@@ -82,6 +83,7 @@ def audit_stages(
     **Raises:** `ValueError` for a name that is no stage of this network, for no stage at all, or a network that does
     not fit `params`.
     """
+    check_network_type(network)
     check_integer("points", points, 1)
     check_integer("seed", seed, 0)
     return look_at_stages(stages_fn, network, describe(params), args, points=points, seed=seed)

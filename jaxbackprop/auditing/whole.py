@@ -12,7 +12,17 @@ from jaxbackprop._checks import check_integer, check_real
 from jaxbackprop.auditing.diagnosis import Diagnosis, and_a_factor, diagnose, without_false_excuses
 from jaxbackprop.auditing.judge import Evidence, compare, judge, tolerance
 from jaxbackprop.auditing.kinks import kink_notes, kink_point
-from jaxbackprop.auditing.layered import Layout, Network, Steps, Trace, backward, check_reduction, find_layers, trace
+from jaxbackprop.auditing.layered import (
+    Layout,
+    Network,
+    Steps,
+    Trace,
+    backward,
+    check_network_type,
+    check_reduction,
+    find_layers,
+    trace,
+)
 from jaxbackprop.auditing.mistakes.general import HYPOTHESES, Hypothesis, is_bias, narrow_values
 from jaxbackprop.auditing.mistakes.shapes import fits, formed_elsewhere, wrong_shape
 from jaxbackprop.auditing.mistakes.variants import Family
@@ -71,6 +81,8 @@ def audit(
     `AuditError`, which is one, if one of the two functions raises.
     """
     check_reduction(reduction)
+    if network is not None:
+        check_network_type(network)
     check_integer("points", points, 1)
     rng = np.random.default_rng(check_integer("seed", seed, 0))
     if l2 is not None:
