@@ -51,8 +51,15 @@ def batch_order(key: Key[Array, ""], samples: int, batch_size: int, steps: int) 
 
     Where `batch_size` does not divide `samples` the last batch of an epoch is smaller; its empty slots hold -1.
 
+    **Arguments:** `key`, from `jax.random.key(seed)`; `samples`, how many there are; `batch_size`; `steps`, how many
+    batches.
+
     **Returns:** the numbers of the samples, [steps, batch_size].
+
+    **Raises:** `ValueError` for a number below 1.
     """
+    for argument, value in {"samples": samples, "batch_size": batch_size, "steps": steps}.items():
+        check_integer(argument, value, 1)
     batches = -(-samples // batch_size)
     epochs = -(-steps // batches)
     keys = jax.random.split(key, epochs)

@@ -5,7 +5,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxbackprop import Hyperparameters, Layer, fit
+from jaxbackprop import Hyperparameters, Layer, batch_order, fit
 
 PARAMS = tuple(Layer(np.ones((o, i), np.float32), np.zeros(o, np.float32)) for i, o in ((2, 3), (3, 2)))
 X, Y = np.ones((2, 5), np.float32), np.eye(2, dtype=np.float32)[:, [0, 1, 0, 1, 0]]
@@ -84,3 +84,10 @@ def test_what_is_not_bad_is_not_refused():
     settings = Hyperparameters(np.float32(0.1), seed=np.int64(3), weights=np.ones(5), momentum=0)
     result = fit(PARAMS, X.astype(int), Y.astype(int), settings, activation="tanh", steps=3, batch_size=5)
     chex.assert_tree_all_finite(result)
+
+
+@pytest.mark.parametrize("argument", ["samples", "batch_size", "steps"])
+def test_an_order_of_nothing_is_refused(argument):
+    numbers = {"samples": 5, "batch_size": 2, "steps": 3} | {argument: 0}
+    with pytest.raises(ValueError, match=f"{argument}=0 must be an integer of at least 1"):
+        batch_order(jax.random.key(0), **numbers)
