@@ -8,6 +8,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxbackprop._checks import check_integer
+
 
 def compiler_options(*, quick: bool = False) -> dict[str, int | bool]:
     """Options for `jax.jit(…, compiler_options=…)` on the default device; `quick` for what will run but a moment, where
@@ -45,9 +47,11 @@ def use_all_cores(cores: int | None = None) -> int:
 
     **Returns:** the number of CPU devices. A GPU, where there is one, stays JAX's default.
 
-    **Raises:** `RuntimeError` if JAX has already started its devices with another number of them.
+    **Raises:** `RuntimeError` if JAX has already started its devices with another number of them; `ValueError` for less
+    than one core.
     """
-    wanted = cores or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else cores or os.cpu_count() or 1
+    present = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    wanted = present if cores is None else check_integer("cores", cores, 1)
     try:
         jax.config.update("jax_num_cpu_devices", wanted)
     except RuntimeError as error:

@@ -50,6 +50,12 @@ assert not xla_bridge._backends
     run(code)
 
 
+@pytest.mark.parametrize("cores", [0, -1])
+def test_less_than_one_core_is_refused(cores):
+    with pytest.raises(ValueError, match=f"cores={cores} must be an integer of at least 1"):
+        jaxbackprop.use_all_cores(cores)
+
+
 def test_every_public_name_is_there_and_listed_twice_alike():
     source = Path(jaxbackprop.__file__).read_text()
     for name in jaxbackprop.__all__:
