@@ -225,6 +225,7 @@ BAD = [
     ({"objective": "softmx"}, "did you mean 'softmax'"),
     ({"validation": 1.5}, "validation"),
     ({"validation": (HELD_OUT.X[:, :1], HELD_OUT.y)}, "has 1 features, X has 2"),
+    ({"validation": [HELD_OUT.X, HELD_OUT.y]}, r"validation must be a share .* a pair \(X, y\) as a tuple"),
     ({"weights": np.ones(3)}, r"weights must have shape \(60,\)"),
     ({"weights": -np.ones(60)}, "weights must be at least 0"),
     ({"folds": 100}, "folds=100 does not split the data"),
@@ -250,6 +251,7 @@ BAD = [
 ]
 
 
+@pytest.mark.usefixtures("as_users_run_it")
 @pytest.mark.parametrize(("change", "message"), BAD, ids=[message[:30] for _, message in BAD])
 def test_bad_input_is_refused_before_anything_compiles(change, message):
     arguments = {"grid": {"hidden": [(3,)]}} | change

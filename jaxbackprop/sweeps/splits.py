@@ -2,6 +2,7 @@
 holds out."""
 
 from collections.abc import Iterable, Sequence
+from numbers import Real
 from typing import Any, NamedTuple
 
 import jax
@@ -71,6 +72,10 @@ def make_splits(
         x, t = np.concatenate([x, x_val], axis=1), np.concatenate([t, t_val], axis=1)
         w = None if w is None else np.concatenate([w, np.ones(x_val.shape[1], dtype)])
         pairs = [(every, np.arange(len(every), x.shape[1]))]
+    elif not isinstance(validation, Real):
+        raise ValueError(
+            f"validation must be a share of the samples, a pair (X, y) as a tuple, or None, got {validation!r:.60}"
+        )
     else:
         share = check_real("validation", validation, 0, exclusive=True)
         numbers = targets.objective in ("squared", "poisson")  # which are not stratified
