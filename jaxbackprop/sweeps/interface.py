@@ -73,7 +73,7 @@ def sweep(
     - `epochs`: passes over the training samples; with the full batch an epoch is one step.
     - `validation`: the share of samples to hold out, stratified; or a pair (X, y) of one's own; or None.
     - `folds`: instead, cross-validation: a number of folds, a scikit-learn splitter, or pairs of index arrays. All
-      folds are trained together, in the same programs.
+      folds are trained together, in the same programs if their epochs have as many batches.
     - `weights`: what each sample counts in the loss, (n_samples,), at least 0; None: all alike.
     - `objective`: "softmax", "sigmoid" or "squared", by default what y calls for; "poisson" for counts; or an
       `Objective` of one's own, whose dL/dz is held against autodiff before anything is trained.
