@@ -86,7 +86,7 @@ def sweep(
     - `patience`: early stopping: a trial ends after so many records without a lower validation loss, and keeps the
       parameters of its best record.
     - `halving`: successive halving by this factor: a part of the trials goes on at each rung, those with the lowest
-      validation loss, and the others end there.
+      validation loss (training loss where nothing is held out), and the others end there.
     - `prune`, `prune_at`: a rule of one's own instead: at each of these epochs `prune(epoch, trials, losses, scores)`
       is asked, with the numbers of the trials that still train and their means over the splits, and answers with a
       mask, True for a trial that ends there. It should go by its arguments alone, so that other processes, and the
