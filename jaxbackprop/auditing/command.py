@@ -75,7 +75,8 @@ def main(
     affine_forward and affine_backward, tanh and tanh_prime, mse and mse_prime. Where a file has no network that can be
     audited as a whole, each of them is judged alone, by differences of its own forward pass.
 
-    The exit status is 0 if all gradients are right, 1 if one is wrong, 2 if something could not be run.
+    The exit status is 0 if all gradients are right, 1 if one is wrong, 2 if something could not be run; with --all it
+    is 0 whenever the table could be made.
 
     Args:
         target: The file, also with a name as homework.py:gradient.
