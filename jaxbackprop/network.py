@@ -189,7 +189,7 @@ def loss(
 
     **Arguments:** `x`, [features, samples]; `y`, [classes, samples], one-hot for "softmax"; `activation`, a name, an
     `Activation`, or a tuple with one for each hidden layer; `l2`, at least 0; `weights`, one a sample: the mean becomes
-    sum(w * loss) / sum(w).
+    sum(w * loss) / sum(w); `objective`, a name or an `Objective`.
 
     **Returns:** the loss, one number.
 
