@@ -119,6 +119,11 @@ def test_another_number_of_samples_is_refused():
         fit_chain(network, network.init(jax.random.key(0)), x, y[:, :2], Hyperparameters(0.1), steps=1)
 
 
+def test_a_layer_that_is_not_recurrent_is_refused():
+    with pytest.raises(ValueError, match=r"name='affine' is unknown .known: rnn, lstm, gru"):
+        recurrent("affine", 3, 4)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

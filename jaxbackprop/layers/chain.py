@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
-from jaxbackprop._checks import check_finite, check_integer, is_concrete
+from jaxbackprop._checks import check_finite, check_integer, choose, is_concrete
 from jaxbackprop.backprop import objective_error
 from jaxbackprop.layers import find_layer
 from jaxbackprop.layers.contract import Static
@@ -145,9 +145,12 @@ def self_attention(features: int, heads: int, *, key_heads: int | None = None, c
 
 
 def recurrent(name: str, features: int, units: int) -> Part:
-    """ "rnn", "lstm" or "gru" from a state of zeros: [features, time, samples] to [units, time, samples]."""
+    """ "rnn", "lstm" or "gru" from a state of zeros: [features, time, samples] to [units, time, samples].
+
+    **Raises:** `ValueError` for another name.
+    """
+    gates = choose("name", name, {"rnn": 1, "lstm": 4, "gru": 3}) * units
     layer = find_layer(name)
-    gates = {"rnn": 1, "lstm": 4, "gru": 3}[name] * units
     biases = ((gates,),) * (len(layer.arguments) - 4)
     shapes = ((gates, features), (gates, units), *biases)
 
