@@ -1,7 +1,9 @@
 """What the audit of a handed-in file says besides right and wrong: notes, lines, crashes, sizes on request."""
 
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -225,6 +227,17 @@ def test_how_a_training_loop_was_called_is_said(audited):
     status, text = audited(MODEL)
     assert status == 0
     assert text.startswith("one step of the loop in build_model(nn_hdim, num_passes, print_loss) of homework.py")
+
+
+def test_what_the_book_shows_of_homework_is_what_is_printed(audited):
+    status, text = audited(COURSE, ("self.diff_actFun(self.z1, ", "self.diff_actFun(self.a1, "))
+    assert status == 1
+    chapter = (Path(__file__).parent / "book" / "audit.md").read_text(encoding="utf-8")
+    shown = chapter.partition("```text\nNeuralNetwork(")[2].partition("```")[0]
+    # The last digits of what is right are rounding, which differs between machines.
+    rounding = re.compile(r"\d\.\de-1\d")
+    for part in ("NeuralNetwork(" + shown).split("…"):
+        assert rounding.sub("tiny", " ".join(part.split())) in rounding.sub("tiny", text)
 
 
 def test_the_help_names_its_arguments_and_the_command_imports_nothing_heavy():
