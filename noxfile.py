@@ -53,7 +53,7 @@ def typecheck(session: nox.Session) -> None:
 
 @nox.session
 def experiments(session: nox.Session) -> None:
-    """Every experiment at full size; redraws the figures of README and book."""
+    """Every experiment at full size, hours of them; redraws the figures of README and book, and rewrites their tables."""
     session.install("-e", ".[test]")
     out = Path(session.create_tmp()) / "results"
     for script in sorted(Path("experiments").glob("*.py")):
@@ -61,6 +61,7 @@ def experiments(session: nox.Session) -> None:
         if script.stem not in ("throughput", "peers", "pack", "versus_sklearn", "plan_costs", "ensemble_speed"):
             session.run("python", str(script), "--out", str(out))
     _keep_figures(out)
+    session.run("python", "tests/book/tables.py", str(out))
 
 
 @nox.session
