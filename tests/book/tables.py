@@ -3,7 +3,8 @@
     python tests/book/tables.py             the errata, from the table that `test_errata.py` holds true
     python tests/book/tables.py RESULTS     also what was measured and saved in that folder
 
-`nox -s docs` does the first, `nox -s benchmark` and `nox -s experiments` the second: a number that is measured is copied by nobody.
+`nox -s docs` does the first, `nox -s benchmark` and `nox -s experiments` the second: a number that is measured is
+copied by nobody.
 """
 
 import importlib.util
