@@ -145,6 +145,33 @@ def test_a_forward_pass_in_float32_is_not_judged_by_its_roundings(tmp_path, caps
     assert "Affine as a layer: its forward pass rounds x" in capsys.readouterr().err
 
 
+WRITES = """
+import numpy as np
+
+class Rectifier:
+    def forward(self, x):
+        x[x < 0] = 0
+        return x
+    def backward(self, dout):
+        return dout
+
+def rectify_forward(x):
+    x[x < 0] = 0
+    return x, x
+
+def rectify_backward(dout, cache):
+    return dout
+"""
+
+
+def test_what_a_forward_pass_writes_into_is_a_copy(tmp_path):
+    """Else all points would lie on the kink, at 0, and the slope that is missing would look like a stale one."""
+    for outcome in examined(tmp_path, WRITES).outcomes:
+        (finding,) = outcome.report.findings
+        assert not finding.ok
+        assert finding.diagnosis is None
+
+
 def test_a_network_of_such_layers_is_audited_as_a_whole(tmp_path, capsys):
     path = tmp_path / "two_layer_net.py"
     path.write_text(NETWORK)

@@ -290,7 +290,7 @@ def called(
     has_x = int("x" in found)
 
     def run_forward(*arrays: Any) -> np.ndarray:
-        arrays = tuple(np.asarray(array) for array in arrays)
+        arrays = tuple(np.array(array) for array in arrays)  # it may write into them
         return forward(at(whole(arrays[has_x:])), arrays[0] if has_x else x.copy())
 
     def run_backward(dout: np.ndarray, *arrays: Any) -> dict[str, np.ndarray]:

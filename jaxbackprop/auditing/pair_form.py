@@ -130,7 +130,7 @@ def called_pair(hand_in: HandIn, pair: Pair, shape: str, word: str) -> Layer:
     def run(given: np.ndarray, weights: Mapping[str, Any]) -> tuple[np.ndarray, Any]:
         with quiet(hand_in.printed):
             np.random.seed(0)  # noqa: NPY002  (`quiet` puts NumPy's own numbers back)
-            result = pair.forward(given, *weights.values())
+            result = pair.forward(*copy.deepcopy((given, *weights.values())))  # it may write into them
         out, cache = result if isinstance(result, tuple) and len(result) == 2 else (result, None)
         if np.asarray(out).dtype.kind not in "fiu" or not np.ndim(out):
             raise Unclear(f"{pair.forward.__name__} returns neither an output nor (output, cache)")
