@@ -172,6 +172,46 @@ def test_what_a_forward_pass_writes_into_is_a_copy(tmp_path):
         assert finding.diagnosis is None
 
 
+ORDERS = """
+import numpy as np
+
+class Dense:
+    def __init__(self, n_inputs, n_outputs):
+        self.W = np.random.randn(n_inputs, n_outputs)
+        self.b = np.zeros(n_outputs)
+    def forward(self, x):
+        self.x = x
+        return x @ self.W + self.b
+    def backward(self, dout):
+        dW = self.x.T @ dout
+        db = dout.sum(axis=0)
+        return dW, db, dout @ self.W.T
+"""
+
+
+@pytest.mark.parametrize(
+    ("returned", "missing"),
+    [
+        ("dW, db, dout @ self.W.T", ()),
+        ("self.x.T @ dout, dout.sum(axis=0), dout @ self.W.T", ()),
+        ("{'W': dW, 'b': db}, dout @ self.W.T", ()),
+        ("dW, db", ("x",)),
+        ("self.x.T @ dout, dout.sum(axis=0)", ("x",)),
+        ("{'dW': dW, 'db': db}", ("x",)),
+    ],
+)
+def test_what_is_returned_first_need_not_be_the_gradient_of_the_input(tmp_path, returned, missing):
+    (outcome,) = examined(tmp_path, ORDERS.replace("dW, db, dout @ self.W.T", returned)).outcomes
+    assert outcome.report.ok, outcome.report
+    assert outcome.missing == missing
+
+
+def test_a_gradient_of_the_input_of_another_shape_is_not_passed_over(tmp_path):
+    kept = "self.dW, self.db = dW, db\n        return dout"
+    (outcome,) = examined(tmp_path, ORDERS.replace("return dW, db, dout @ self.W.T", kept)).outcomes
+    assert not next(finding for finding in outcome.report.findings if finding.path == "x").ok
+
+
 def test_a_network_of_such_layers_is_audited_as_a_whole(tmp_path, capsys):
     path = tmp_path / "two_layer_net.py"
     path.write_text(NETWORK)

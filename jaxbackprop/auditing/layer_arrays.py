@@ -88,7 +88,9 @@ def told_apart(
     made = [*returned, *kept]
     named = [k for k, entry in enumerate(made) if re.fullmatch(INPUT_GRADIENT, plain(entry.name.split(".")[-1]))]
     if returned:
-        found["x"] = made.pop(named[0] if named and named[0] < len(returned) else 0).value
+        named = [k for k in named if k < len(returned)] or of_the_input(made, len(returned), slots, size)
+        if named:
+            found["x"] = made.pop(named[0]).value
     elif named:
         found["x"] = made.pop(max(named, key=lambda k: made[k].value.size == size)).value
     for name, slot in slots.items():
@@ -96,6 +98,17 @@ def told_apart(
         if scores and max(scores) > 1:
             found[name] = made.pop(scores.index(max(scores))).value
     return found
+
+
+def of_the_input(made: Sequence[Entry], returned: int, slots: Mapping[str, Slot], size: int) -> list[int]:
+    """Which of the arrays that are returned may be dL/dx, where none says so: none that has a parameter's name; one of
+    x's size, else the first, unless it is as well a parameter's and there is none to spare."""
+    others = [k for k in range(returned) if not any(same_name(made[k], slot) for slot in slots.values())]
+    spare = len(made) > len(slots)
+    shapes = [slot.value.shape for slot in slots.values()]
+    return [k for k in others if made[k].value.size == size] or [
+        k for k in others if spare or made[k].value.shape not in shapes
+    ]
 
 
 def steps_taken(layer: Any, before: Mapping[tuple[Any, ...], np.ndarray], slots: Mapping[str, Slot]) -> dict[str, Any]:
@@ -111,10 +124,15 @@ def steps_taken(layer: Any, before: Mapping[tuple[Any, ...], np.ndarray], slots:
 def likeness(entry: Entry, slot: Slot) -> int:
     """How much speaks for an array to be the gradient of a parameter; 1 is too little."""
     name = plain(entry.name.split(".")[-1])
-    bare = re.sub(r"^(dld|dloss|dl|d|gradients?|grads?)|(gradients?|grads?)$", "", name)
-    path = [plain(str(part)) for part in slot.path]
-    same = bare in path or (bool(leaf_kind(name)[0]) and leaf_kind(name)[0] == leaf_kind(slot.name)[0])
     beside = entry.name.split(".")[:-1] == [str(part) for part in slot.path[:-1]] and "grad" in name
     listed = re.search(r"grad", plain(entry.name)) and entry.name.split(".")[-1] == str(slot.path[-1])
     size = entry.value.size == slot.value.size
-    return 3 * bool(same) + 2 * bool(beside or listed) + 2 * size + (entry.value.shape == slot.value.shape)
+    return 3 * same_name(entry, slot) + 2 * bool(beside or listed) + 2 * size + (entry.value.shape == slot.value.shape)
+
+
+def same_name(entry: Entry, slot: Slot) -> bool:
+    """Whether an array has the name of a parameter's gradient: dW, W_grad, or W for W, or another name of weights."""
+    name = plain(entry.name.split(".")[-1])
+    bare = re.sub(r"^(dld|dloss|dl|d|gradients?|grads?)|(gradients?|grads?)$", "", name)
+    path = [plain(str(part)) for part in slot.path]
+    return bare in path or (bool(leaf_kind(name)[0]) and leaf_kind(name)[0] == leaf_kind(slot.name)[0])
