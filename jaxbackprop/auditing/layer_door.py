@@ -115,6 +115,9 @@ def audit_layer(layers: list[Layer], seed: int) -> LayerOutcome:
 
     **Raises:** `Unclear` if it cannot be told how it is called; `ValueError` if its passes fail where they are judged.
     """
+    if layers[0].targets is not None and [*layers[0].arguments] != ["x"]:
+        of_its_own = listed([name for name in layers[0].arguments if name != "x"])
+        raise Unclear(f"it is given targets and has parameters, {of_its_own}, as a network: it is no layer")
     first: LayerOutcome | None = None
     error: ValueError | None = None
     try:
