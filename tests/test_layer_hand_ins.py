@@ -222,6 +222,18 @@ def test_a_network_of_such_layers_is_audited_as_a_whole(tmp_path, capsys):
     assert "sign" in capsys.readouterr().out
 
 
+def test_a_network_behind_its_layers_is_found(tmp_path, capsys):
+    path = tmp_path / "two_layer_net.py"
+    path.write_text(NETWORK)
+    assert main(str(path)) == 0
+    assert "TwoLayerNet(3, 5, 2)" in capsys.readouterr().out
+
+
+def test_a_network_is_no_layer(tmp_path):
+    report = examined(tmp_path, NETWORK, "TwoLayerNet")
+    assert "it is given targets and has parameters" in report.failed["TwoLayerNet"]
+
+
 def test_a_file_of_a_package_imports_from_the_folder_above_it(tmp_path, capsys):
     (tmp_path / "activations").mkdir()
     (tmp_path / "activations" / "f.py").write_text("import numpy as np\n\ndef f(z):\n    return np.tanh(z)\n")

@@ -12,7 +12,7 @@ from jaxbackprop._checks import check_integer, check_real, choose
 from jaxbackprop.activations import ACTIVATIONS
 from jaxbackprop.auditing.calling import Unclear
 from jaxbackprop.auditing.class_form import SIZES, class_subject
-from jaxbackprop.auditing.door import HandInReport, audit_subject, choose_class
+from jaxbackprop.auditing.door import HandInReport, audit_subject, choose_classes
 from jaxbackprop.auditing.function_form import choose_function, function_subject
 from jaxbackprop.auditing.hand_in import HandIn, NotRun, opened
 from jaxbackprop.auditing.layer_door import LayersReport, audit_layers
@@ -141,25 +141,32 @@ def examine_file(
 
     **Raises:** `NotRun` if there is nothing to audit in it, or if it fails.
     """
-    rng = np.random.default_rng(seed)
     report: HandInReport | LayersReport
-    cls = choose_class(hand_in, name)
-    function = None if cls is not None else choose_function(hand_in, name)
-    try:
-        if cls is not None:
-            subject = class_subject(hand_in, cls, classes, rng)
-        elif function is not None:
-            subject = function_subject(hand_in, function, classes, rng, one_hot)
-        else:
-            raise NotRun(
-                f"{hand_in.path} has neither a class with a method backprop, backward or loss, nor layers of a forward "
-                "and a backward pass, nor functions of W1, b1, W2, b2, X, y; jaxbackprop audit --help shows them"
-            )
-        report = audit_subject(hand_in, subject, only=activation, l2=l2, seed=seed)
-    except (Unclear, NotRun) as error:
+    networks: list[type | None] = [*choose_classes(hand_in, name)]
+    function = None if networks else choose_function(hand_in, name)
+    reason: Unclear | NotRun | None = None
+    for cls in networks or [None]:
+        rng = np.random.default_rng(seed)
+        try:
+            if cls is not None:
+                subject = class_subject(hand_in, cls, classes, rng)
+            elif function is not None:
+                subject = function_subject(hand_in, function, classes, rng, one_hot)
+            else:
+                raise NotRun(
+                    f"{hand_in.path} has neither a class with a method backprop, backward or loss, nor layers of a "
+                    "forward and a backward pass, nor functions of W1, b1, W2, b2, X, y; jaxbackprop audit --help "
+                    "shows them"
+                )
+            report = audit_subject(hand_in, subject, only=activation, l2=l2, seed=seed)
+            break
+        except (Unclear, NotRun) as error:
+            reason = reason or error
+    else:
         report = audit_layers(hand_in, name, seed)  # no network as a whole, but parts of one
         if not report.outcomes:
-            raise not_told(hand_in, cls, classes, error, report.failed) from error
+            assert reason is not None
+            raise not_told(hand_in, networks[0] if networks else None, classes, reason, report.failed) from reason
     save_page(html, [report], report.title)
     return str(report), report.ok, report.mistakes
 

@@ -1,6 +1,7 @@
 """The audit of homework as it is handed in: how it is called, its parts, then its gradient, for all its activations."""
 
 import contextlib
+import inspect
 import re
 import traceback
 from collections.abc import Iterable
@@ -9,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxbackprop.auditing.calling import Unclear, is_gradient, plain
+from jaxbackprop.auditing.calling import Unclear, is_gradient, plain, role
 from jaxbackprop.auditing.class_form import TRAIN, backward_method, find_method
 from jaxbackprop.auditing.hand_in import HandIn, NotRun, quiet, told
 from jaxbackprop.auditing.parts import PartFinding, forward_stages, look_at_parts
@@ -236,11 +237,16 @@ def other_sizes(
     return found[:1]
 
 
-def choose_class(hand_in: HandIn, name: str | None) -> type | None:
-    """The class to audit: the one that is named, else the first that has a backward pass."""
+def choose_classes(hand_in: HandIn, name: str | None) -> list[type]:
+    """The classes that may be the network: the one that is named, else the first that has a backward pass, and those
+    whose backward pass is given inputs and targets, as that of a network behind its layers."""
     classes = hand_in.own(type)
     if name is not None:
-        return classes.get(name)
+        return [classes[name]] if name in classes else []
     own = [cls for cls in classes.values() if cls.__name__.lower() != "layer"]
-    trained = (cls for cls in own if find_method(cls, TRAIN))
-    return next((cls for cls in own if backward_method(cls)), next(trained, None))
+    backward = {cls: method for cls in own if (method := backward_method(cls))}
+    if not backward:
+        return [cls for cls in own if find_method(cls, TRAIN)][:1]
+    first, *others = backward
+    given = {cls: set(map(role, inspect.signature(getattr(cls, backward[cls])).parameters)) for cls in others}
+    return [first, *(cls for cls in others if {"X", "y"} <= given[cls])]
