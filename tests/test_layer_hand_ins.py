@@ -222,6 +222,24 @@ def test_a_network_of_such_layers_is_audited_as_a_whole(tmp_path, capsys):
     assert "sign" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("half", ["affine_forward", "affine_backward", "relu", "linear_activation_backward"])
+def test_either_half_of_a_pair_names_it(tmp_path, capsys, half):
+    path = tmp_path / "pairs.py"
+    path.write_text(FORMS["pairs"])
+    assert main(str(path), half) == 0
+    assert half in capsys.readouterr().out
+
+
+def test_options_for_a_network_are_not_passed_over_in_silence(tmp_path, capsys):
+    path = tmp_path / "my_layers.py"
+    path.write_text(FORMS["slopes"])
+    page = tmp_path / "page.html"
+    assert main(str(path), l2=0.1, classes=3, html=page) == 0
+    said = "4 layers of my_layers.py; --l2 and --classes would be for a network, and changed nothing"
+    assert said in capsys.readouterr().out
+    assert said in page.read_text()
+
+
 def test_a_network_behind_its_layers_is_found(tmp_path, capsys):
     path = tmp_path / "two_layer_net.py"
     path.write_text(NETWORK)

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +17,7 @@ from jaxbackprop.auditing.door import HandInReport, audit_subject, choose_classe
 from jaxbackprop.auditing.function_form import choose_function, function_subject
 from jaxbackprop.auditing.hand_in import HandIn, NotRun, opened
 from jaxbackprop.auditing.layer_door import LayersReport, audit_layers
+from jaxbackprop.auditing.report import listed
 
 RIGHT, WRONG, NOT_RUN = 0, 1, 2
 FEATURES, HIDDEN = SIZES[0][:2]
@@ -167,6 +169,16 @@ def examine_file(
         if not report.outcomes:
             assert reason is not None
             raise not_told(hand_in, networks[0] if networks else None, classes, reason, report.failed) from reason
+        given = {
+            "--activation": activation is not None,
+            "--l2": l2 != 0,
+            "--one-hot": one_hot,
+            "--classes": classes != 2,
+        }
+        if unused := [option for option, is_given in given.items() if is_given]:
+            report = replace(
+                report, title=f"{report.title}; {listed(unused)} would be for a network, and changed nothing"
+            )
     save_page(html, [report], report.title)
     return str(report), report.ok, report.mistakes
 

@@ -98,8 +98,9 @@ def audit_layers(hand_in: HandIn, name: str | None, seed: int) -> LayersReport:
     # What the others have in common is no layer itself; and a loss without a gradient is not to be audited.
     passed_over = {base.__name__ for cls in classes.values() for base in cls.__mro__[1:]}
     passed_over |= {title for title, pair in pairs.items() if pair.backward is None}
+    halves = {title: {f.__name__ for f in (p.forward, p.backward) if f is not None} for title, p in pairs.items()}
     for title, ways_of_one in ways.items():
-        if name not in (None, title):
+        if name not in (None, title, *halves.get(title, ())):
             continue
         try:
             outcomes.append(audit_layer(ways_of_one(), seed))
