@@ -177,6 +177,22 @@ def test_a_file_of_a_package_finds_its_neighbours(neighbour, tmp_path, capsys):
     assert not [name for name in sys.modules if "homework_parts" in name]
 
 
+COMMAND_LINE = """import argparse
+parser = argparse.ArgumentParser()
+parser.add_argument("--rate", type=float, default=0.1)
+RATE = parser.parse_args().rate
+"""
+
+
+def test_a_file_may_read_its_command_line(audited, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["jaxbackprop", "audit", "homework.py"])
+    status, text = audited(COMMAND_LINE + IN_PLACE)
+    assert status == 0, text
+    status, text = audited(COMMAND_LINE.replace('"--rate"', '"rate"').replace(", default=0.1", "") + IN_PLACE)
+    assert status == 2
+    assert "failed with SystemExit: 2 (homework.py, line 4)" in text
+
+
 def test_an_array_under_two_names_is_a_note(audited):
     mask = "self.a1 = self.z1\n        self.a1[self.a1 < 0] = 0"
     status, text = audited(COURSE, ("self.a1 = actFun(self.z1)", mask), activation="relu")

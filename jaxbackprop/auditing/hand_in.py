@@ -190,8 +190,9 @@ def quiet(printed: io.StringIO) -> Iterator[None]:
     if pyplot is not None:
         pyplot.switch_backend("Agg")
     state = np.random.get_state()  # noqa: NPY002
-    stdin = sys.stdin
+    stdin, argv = sys.stdin, sys.argv
     sys.stdin = io.StringIO()  # nothing waits for an answer
+    sys.argv = argv[:1]  # the command's arguments are none of the file's
     try:
         with (
             contextlib.redirect_stdout(printed),
@@ -202,17 +203,18 @@ def quiet(printed: io.StringIO) -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     finally:
-        sys.stdin = stdin
+        sys.stdin, sys.argv = stdin, argv
         np.random.set_state(state)  # noqa: NPY002
 
 
 def told(error: BaseException) -> str:
     """An error in a line, with the last place outside of libraries that it passed through."""
     text = " ".join(f"{type(error).__name__}: {error}".split())
+    libraries = (str(Path(os.__file__).parent) + os.sep, str(Path(__file__).parent) + os.sep)
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
-        if "site-packages" not in frame.filename and Path(frame.filename).parent != Path(__file__).parent
+        if "site-packages" not in frame.filename and not frame.filename.startswith(libraries)
     ]
     if isinstance(error, SyntaxError) or not frames:
         return text
