@@ -252,17 +252,41 @@ def test_a_network_is_no_layer(tmp_path):
     assert "it is given targets and has parameters" in report.failed["TwoLayerNet"]
 
 
-def test_a_file_of_a_package_imports_from_the_folder_above_it(tmp_path, capsys):
-    (tmp_path / "activations").mkdir()
-    (tmp_path / "activations" / "f.py").write_text("import numpy as np\n\ndef f(z):\n    return np.tanh(z)\n")
-    (tmp_path / "dense").mkdir()
-    path = tmp_path / "dense" / "tanh_layer.py"
-    path.write_text(
+@pytest.fixture
+def package(tmp_path):
+    """A folder with two of a package's in it: a file of layers in the one imports from the other."""
+    folder = tmp_path / "mine"
+    for name in ("activations", "dense"):
+        (folder / name).mkdir(parents=True)
+    (folder / "activations" / "f.py").write_text("import numpy as np\n\ndef f(z):\n    return np.tanh(z)\n")
+    (folder / "dense" / "tanh_layer.py").write_text(
         "from activations.f import f\n\nclass Tanh:\n    def forward(self, z):\n        self.a = f(z)\n"
         "        return self.a\n    def backward(self, dout):\n        return dout * (1 - self.a**2)\n"
     )
-    assert main(str(path)) == 0
+    return folder
+
+
+def test_a_file_of_a_package_imports_from_the_folder_above_it(package, capsys):
+    assert main(str(package / "dense" / "tanh_layer.py")) == 0
     assert "1 layer of tanh_layer.py" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("activations", ["activations", "..activations"])
+def test_in_a_folder_of_hand_ins_it_does_so_too(package, tmp_path, activations):
+    import pandas as pd
+
+    path = package / "dense" / "tanh_layer.py"
+    path.write_text(path.read_text().replace("activations", activations))
+    (package / "base.py").write_text("class Base:\n    def forward(self, x):\n        raise NotImplementedError\n"
+                                     "    def backward(self, dout):\n        raise NotImplementedError\n")  # fmt: skip
+    assert main(all=package, csv=tmp_path / "marks.csv") == 0
+    marks = pd.read_csv(tmp_path / "marks.csv", index_col="file")
+    assert marks.loc["dense/tanh_layer.py", "verdict"] == "right"
+    assert marks.loc["activations/f.py", "mistakes"].startswith("f.py has neither a class")
+    told = marks.loc["base.py", "mistakes"]
+    assert told.startswith("it cannot be told how base.py is called")
+    assert "\n" not in told
 
 
 def test_what_the_book_shows_is_what_is_printed(tmp_path):

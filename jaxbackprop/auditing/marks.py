@@ -17,6 +17,7 @@ from typing import Any
 
 import pandas as pd
 
+from jaxbackprop.auditing.hand_in import package_roots
 from jaxbackprop.tables import save_table
 
 SANDBOX = "It is no sandbox: the files are run with all that you may do yourself."
@@ -33,27 +34,23 @@ def mark_all(folder: Path, csv: Path | None, seconds: float) -> pd.DataFrame:
     files = sorted(file for file in folder.rglob("*") if file.suffix in (".py", ".ipynb") and file.is_file())
     if not files:
         raise ValueError(f"there is no .py and no .ipynb in {folder}")
-    rows = [{"file": str(file.relative_to(folder)), **mark(file, seconds)} for file in files]
+    rows = [{"file": str(file.relative_to(folder)), **mark(file, folder, seconds)} for file in files]
     table = pd.DataFrame(rows).set_index("file")
     if csv is not None:
         save_table(table, csv)
     return table
 
 
-def mark(file: Path, seconds: float) -> dict[str, Any]:
-    """The audit of a copy of one file, with the files beside it."""
+def mark(file: Path, folder: Path, seconds: float) -> dict[str, Any]:
+    """The audit of a copy of one file, with the files beside it and those of the package that it imports from."""
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="hand-in-", ignore_cleanup_errors=True) as temporary:
-        copy = Path(temporary) / "hand_in"
-        copy.mkdir()
-        for beside in file.parent.iterdir():
-            if beside.is_file():
-                shutil.copy2(beside, copy)
+        copy = copied(file.resolve(), folder.resolve(), Path(temporary) / "hand_in")
         told = Path(temporary) / "told"
-        command = [sys.executable, "-m", "jaxbackprop", "audit", str(copy / file.name), "--codes", str(told)]
+        command = [sys.executable, "-m", "jaxbackprop", "audit", copy.name, "--codes", str(told)]
         with subprocess.Popen(
             command,
-            cwd=copy,
+            cwd=copy.parent,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -65,7 +62,7 @@ def mark(file: Path, seconds: float) -> dict[str, Any]:
                 codes = told.read_text().split("\n", 1) if told.is_file() else []
                 # Without the file it never came to an end of its own, whatever the exit status says.
                 if codes:
-                    verdict, mistakes = VERDICTS.get(int(codes[0]), "could not be run"), codes[1].strip()
+                    verdict, mistakes = VERDICTS.get(int(codes[0]), "could not be run"), codes[1].strip().split("\n")[0]
                 else:
                     verdict, mistakes = "could not be run", "it ended the audit's process"
                 if verdict == "could not be run" and codes:
@@ -76,3 +73,17 @@ def mark(file: Path, seconds: float) -> dict[str, Any]:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(child.pid, signal.SIGKILL)  # and whatever it started
     return {"verdict": verdict, "mistakes": mistakes, "seconds": round(time.monotonic() - started, 1)}
+
+
+def copied(file: Path, folder: Path, to: Path) -> Path:
+    """Copies of a file, of the files beside it, and of the Python files where it imports from, as far as that is in the
+    folder; the path of the file's own."""
+    roots = [root if folder in root.parents else folder for root in map(Path, package_roots(file))]
+    top = min([*roots, file.parent], key=lambda path: len(path.parts))
+    others = [other for root in roots for other in root.rglob("*.py")]
+    for other in {*file.parent.iterdir(), *others}:
+        if other.is_file():
+            copy = to / other.relative_to(top)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(other, copy)
+    return to / file.relative_to(top)
