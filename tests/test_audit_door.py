@@ -177,6 +177,21 @@ def test_a_file_of_a_package_finds_its_neighbours(neighbour, tmp_path, capsys):
     assert not [name for name in sys.modules if "homework_parts" in name]
 
 
+ANSWERS_ANYTHING = """import sys, types
+class Namespace(types.ModuleType):
+    def __getattr__(self, name):
+        return Namespace(name)
+sys.modules["namespace_of_mine"] = Namespace("namespace_of_mine")
+"""
+
+
+def test_a_module_that_answers_to_any_name(audited):
+    """As torch.classes."""
+    status, text = audited(ANSWERS_ANYTHING + IN_PLACE)
+    del sys.modules["namespace_of_mine"]
+    assert status == 0, text
+
+
 COMMAND_LINE = """import argparse
 parser = argparse.ArgumentParser()
 parser.add_argument("--rate", type=float, default=0.1)

@@ -83,7 +83,8 @@ def opened(file: str | Path) -> Iterator[HandIn]:
 
 def came_from(module: Any, folder: str) -> bool:
     """Whether a module, or a package without a file of its own, is in a folder."""
-    places = [getattr(module, "__file__", None) or "", *(getattr(module, "__path__", None) or ())]
+    own = getattr(module, "__dict__", {})  # a module as torch.classes answers to any name
+    places = [own.get("__file__") or "", *(own.get("__path__") or ())]
     return any(str(place).startswith(folder + os.sep) for place in places)
 
 
