@@ -212,6 +212,34 @@ def test_a_gradient_of_the_input_of_another_shape_is_not_passed_over(tmp_path):
     assert not next(finding for finding in outcome.report.findings if finding.path == "x").ok
 
 
+ALONE = """
+import numpy as np
+
+class Tanh:
+    def forward(self, z):
+        self.a = np.tanh(z)
+        return self.a
+    def backward(self, z):
+        return 1 - np.tanh(z) ** 2
+"""
+
+
+@pytest.mark.parametrize(
+    ("returned", "right_as"),
+    [
+        ("1 - np.tanh(z) ** 2", "f'(z)"),
+        ("1 - z ** 2", "f'(a)"),
+        ("1 - self.a ** 2", None),  # what it is handed is forgotten
+        ("1 - np.tanh(z)", None),
+        ("z * (1 - self.a ** 2)", ""),
+    ],
+)
+def test_a_class_may_have_the_slope_alone(tmp_path, returned, right_as):
+    (outcome,) = examined(tmp_path, ALONE.replace("1 - np.tanh(z) ** 2", returned)).outcomes
+    assert outcome.ok == (right_as is not None)
+    assert outcome.report.convention == (right_as or "")
+
+
 def test_a_network_of_such_layers_is_audited_as_a_whole(tmp_path, capsys):
     path = tmp_path / "two_layer_net.py"
     path.write_text(NETWORK)

@@ -17,6 +17,7 @@ from jaxbackprop.auditing.hand_in import HandIn, told
 from jaxbackprop.auditing.layer_form import Layer, layer_classes, probabilities, signed, ways_to_call
 from jaxbackprop.auditing.pair_form import find_pairs, ways_to_call_pair
 from jaxbackprop.auditing.pullback import audit_vjp
+from jaxbackprop.auditing.refusals import call
 from jaxbackprop.auditing.report import Report, listed, wrap
 from jaxbackprop.auditing.whole import DESCRIBE, audit
 
@@ -192,9 +193,10 @@ def outcomes_of(layer: Layer, seed: int) -> Iterator[LayerOutcome]:
         )
         unchanged = audit_by_dout(layer._replace(forward=lambda x: x), seed)
         yield LayerOutcome(layer.title, replace(unchanged, convention="a part of the loss", notes=(note,)))
-    if report.ok or len(layer.arguments) < 2:
+    if report.ok:
         return
-    for other, convention, notes in other_readings(layer):
+    readings = slope_readings(layer) if [*layer.arguments] == ["x"] else other_readings(layer)
+    for other, convention, notes in readings:
         report = audit_by_dout(other, seed)
         yield LayerOutcome(layer.title, replace(report, convention=convention, notes=notes), layer.missing)
 
@@ -215,6 +217,21 @@ def other_readings(layer: Layer) -> Iterator[tuple[Layer, str, tuple[str, ...]]]
     if (scores := affine(layer)) is not None:
         yield scores, "a function of dL/dz", (by_scores,)
         yield times_samples(scores), f"a function of dL/dz, and {mean}", (by_scores, divided)
+
+
+def slope_readings(layer: Layer) -> Iterator[tuple[Layer, str, tuple[str, ...]]]:
+    """An activation whose backward pass is handed z, or a, and returns f' alone."""
+    x = layer.arguments["x"]
+    out = layer.forward(x)
+    if out.shape != x.shape or np.array_equal(*(call("backward", layer.backward, x + k, x)["x"] for k in (0, 1))):
+        return  # what does not depend on what it is handed has forgotten dL/d(output)
+    for name, handed in {"z": lambda x: np.array(x), "a": layer.forward}.items():
+
+        def backward(dout: np.ndarray, x: np.ndarray, handed: Callable[..., np.ndarray] = handed) -> dict[str, Any]:
+            return {"x": dout * layer.backward(handed(x), x)["x"]}
+
+        note = f"It is f'({name}), of the {name} that it is handed: right if the caller multiplies dL/d(output) by it."
+        yield layer._replace(backward=backward), f"f'({name})", (note,)
 
 
 def times_samples(layer: Layer) -> Layer:
