@@ -53,7 +53,7 @@ def typecheck(session: nox.Session) -> None:
 
 @nox.session
 def experiments(session: nox.Session) -> None:
-    """Every experiment at full size, which takes hours; redraws the figures of README and book, rewrites their tables."""
+    """Every experiment at full size, which takes hours; redraws the figures, rewrites the tables of README and book."""
     session.install("-e", ".[test]")
     out = Path(session.create_tmp()) / "results"
     for script in sorted(Path("experiments").glob("*.py")):
