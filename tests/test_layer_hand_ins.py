@@ -240,6 +240,39 @@ def test_a_class_may_have_the_slope_alone(tmp_path, returned, right_as):
     assert outcome.report.convention == (right_as or "")
 
 
+PENALIZED = """
+import numpy as np
+
+class Dense:
+    def __init__(self, inputs, outputs, reg=1e-3):
+        self.W, self.b, self.reg = 0.1 * np.random.randn(inputs, outputs), np.zeros(outputs), reg
+    def forward(self, x):
+        self.x = x
+        return x @ self.W + self.b
+    def backward(self, dout):
+        self.dW = self.x.T @ dout + self.reg * self.W
+        self.db = dout.sum(axis=0)
+        return dout @ self.W.T
+"""
+
+
+@pytest.mark.parametrize(
+    ("gradient", "right_as"),
+    [
+        ("self.x.T @ dout + self.reg * self.W", "the gradient of a loss with a penalty"),
+        ("self.x.T @ dout + 2 * self.W", "the gradient of a loss with a penalty"),
+        ("self.x.T @ dout - self.reg * self.W", None),
+        ("self.x.T @ dout + self.reg", None),
+        ("self.x.T @ (2 * dout) + self.reg * self.W", None),
+    ],
+)
+def test_a_penalty_may_be_in_a_layers_own_gradient(tmp_path, gradient, right_as):
+    source = PENALIZED.replace("self.x.T @ dout + self.reg * self.W", gradient)
+    (outcome,) = examined(tmp_path, source).outcomes
+    assert outcome.ok == (right_as is not None), outcome
+    assert outcome.report.convention == (right_as or "")
+
+
 def test_a_network_of_such_layers_is_audited_as_a_whole(tmp_path, capsys):
     path = tmp_path / "two_layer_net.py"
     path.write_text(NETWORK)

@@ -214,6 +214,13 @@ def other_readings(layer: Layer) -> Iterator[tuple[Layer, str, tuple[str, ...]]]
         "activation: right if the caller has multiplied it by the activation's slope."
     )
     yield times_samples(layer), mean, (divided,)
+    if (bare := without_penalty(layer)) is not None:
+        penalty = (
+            "A multiple of the parameters is in their gradient whatever dL/d(output) is: the derivative of a penalty "
+            "on their squares. It is left out here: right if the loss has that penalty."
+        )
+        yield bare, "the gradient of a loss with a penalty", (penalty,)
+        yield times_samples(bare), f"{mean}, with a penalty", (penalty, divided)
     if (scores := affine(layer)) is not None:
         yield scores, "a function of dL/dz", (by_scores,)
         yield times_samples(scores), f"a function of dL/dz, and {mean}", (by_scores, divided)
@@ -232,6 +239,31 @@ def slope_readings(layer: Layer) -> Iterator[tuple[Layer, str, tuple[str, ...]]]
 
         note = f"It is f'({name}), of the {name} that it is handed: right if the caller multiplies dL/d(output) by it."
         yield layer._replace(backward=backward), f"f'({name})", (note,)
+
+
+def without_penalty(layer: Layer) -> Layer | None:
+    """The layer without what its gradients have that is not linear in dL/d(output), if that is a positive multiple of
+    the parameters."""
+
+    def once_and_twice(dout: np.ndarray, *arrays: Any) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+        once, twice = (layer.backward(times * dout, *arrays) for times in (1, 2))
+        return ((name, once[name], twice[name]) for name in once)
+
+    def backward(dout: np.ndarray, *arrays: Any) -> dict[str, np.ndarray]:
+        return {name: twice - once for name, once, twice in once_and_twice(dout, *arrays)}
+
+    arrays = layer.arguments
+    penalized = False
+    for name, once, twice in once_and_twice(np.ones_like(layer.forward(*arrays.values())), *arrays.values()):
+        added, rounding = 2 * once - twice, 1e-9 * np.abs(once).max()
+        if np.abs(added).max() <= rounding:
+            continue
+        square = np.vdot(arrays[name], arrays[name])
+        share = np.vdot(added, arrays[name]) / square if added.shape == arrays[name].shape and square else 0.0
+        if name == "x" or share <= 0 or not np.allclose(added, share * arrays[name], rtol=1e-5, atol=rounding):
+            return None
+        penalized = True
+    return layer._replace(backward=backward) if penalized else None
 
 
 def times_samples(layer: Layer) -> Layer:
