@@ -397,3 +397,12 @@ def test_a_network_goes_on_with_its_own_layers(solver):
 def test_a_loss_that_is_set_after_fit_changes_no_prediction():
     before = (model := BackpropRegressor(**TINY).fit(*DIABETES)).predict(DIABETES[0])
     np.testing.assert_array_equal(model.set_params(loss="poisson").predict(DIABETES[0]), before)
+
+
+@pytest.mark.parametrize("labels", [Y == 0, Y + 5], ids=["fewer", "others"])
+def test_a_fit_that_has_failed_leaves_no_classes_behind(labels):
+    network = BackpropClassifier(**TINY, early_stopping=True, validation_fraction=0.001)
+    with pytest.raises(ValueError, match="validation set is too small"):
+        network.fit(X, Y)
+    network.set_params(early_stopping=False).fit(X, labels)
+    np.testing.assert_array_equal(network.classes_, np.unique(labels))

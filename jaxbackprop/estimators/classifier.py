@@ -141,6 +141,8 @@ class BackpropClassifier(ClassifierMixin, BaseBackprop):
 
         **Raises:** `ValueError` as scikit-learn does, and if the training diverges.
         """
+        if hasattr(self, "classes_") and not hasattr(self, "coefs_"):
+            del self.classes_  # of a fit that has failed: they need not be the classes of y
         return self._fit(X, y, sample_weight, incremental=False)
 
     @available_if(lambda estimator: estimator._check_solver())
