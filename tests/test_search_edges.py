@@ -60,6 +60,19 @@ def test_training_scores_are_those_of_the_fitted_steps():
         assert_same_search(*(search.fit(X, Y) for search in searches))
 
 
+def steepness(estimator, X, y):
+    """Of the data as a scorer is given them, by the steps that have been fitted on the fold."""
+    return float(np.std(X[:, 0]) + estimator[0].transform(X)[0, 0] + len(estimator.steps))
+
+
+def test_each_fold_has_steps_of_its_own():
+    """Also where they are candidates: those of the grid stay as they were."""
+    grid = {"scaler": [StandardScaler(), StandardScaler(with_std=False)]}
+    searches = [kind(PIPELINE, grid, cv=3, scoring=steepness, refit=False).fit(X * 5 + 3, Y) for kind in BOTH]
+    assert_same_search(*searches)
+    assert not any(hasattr(step, "scale_") for step in grid["scaler"])
+
+
 def test_splits_may_be_masks_and_lists():
     mask = np.arange(150) % 3 == 0
     for split in ((~mask, mask), (np.flatnonzero(~mask).tolist(), np.flatnonzero(mask).tolist())):

@@ -146,7 +146,8 @@ def _fold(search: Search, group: Group, number: int) -> Fold:
     bare = Fold(search, number, None, {})
     if not isinstance(search.estimator, Pipeline) or len(search.estimator.steps) == 1:
         return bare
-    steps = clone(search.estimator[:-1]).set_params(**group.before)
+    # Steps that are candidates themselves are each fold's own, too.
+    steps = clone(search.estimator[:-1]).set_params(**clone(group.before, safe=False))
     before = {"fit": steps.fit_transform(*bare.whole("fit"))}
     for part in scored_parts(search):
         with contextlib.suppress(Exception):  # it is raised again, and told of, when the part is scored
