@@ -73,6 +73,12 @@ def test_each_fold_has_steps_of_its_own():
     assert not any(hasattr(step, "scale_") for step in grid["scaler"])
 
 
+def test_callables_in_a_dict_see_the_whole_pipeline_too():
+    options = {"scoring": {"own": steepness, "loss": "neg_log_loss"}, "return_train_score": True, "refit": False}
+    searches = [kind(PIPELINE, {"net__alpha": [0.1, 1]}, cv=2, **options).fit(X * 5 + 3, Y) for kind in BOTH]
+    assert_same_search(*searches)
+
+
 def test_splits_may_be_masks_and_lists():
     mask = np.arange(150) % 3 == 0
     for split in ((~mask, mask), (np.flatnonzero(~mask).tolist(), np.flatnonzero(mask).tolist())):

@@ -328,15 +328,16 @@ def _fitted(now: Ready, candidate: Candidate, params: Params, place: int, epochs
 
 
 def _score_one(search: Search, now: Ready, part: str, network: BaseBackprop | None) -> Any:
-    """A scorer by name sees what the network predicts; a callable gets the whole pipeline and the data as they were; so
-    does any scorer if a step refuses the data, to say so."""
+    """A scorer by name sees what the network predicts; a callable, alone or in a dict, gets the whole pipeline and the
+    data as they were; so does any scorer if a step refuses the data, to say so."""
     if network is None:
         return np.nan
     fold, estimator = now.fold, network
     X, y = fold.whole(part)
     weights = None if search.score_weights is None else _safe_indexing(search.score_weights, fold.index(part))
     refused = fold.steps is not None and part not in fold.before
-    if isinstance(search.estimator, Pipeline) and (callable(search.scoring) or refused):
+    named = search.scoring.values() if isinstance(search.scoring, Mapping) else [search.scoring]
+    if isinstance(search.estimator, Pipeline) and (any(map(callable, named)) or refused):
         name = final_step(search.estimator)[0].removesuffix("__")
         estimator = Pipeline([*([] if fold.steps is None else fold.steps.steps), (name, network)])
     else:
