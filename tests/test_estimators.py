@@ -406,3 +406,17 @@ def test_a_fit_that_has_failed_leaves_no_classes_behind(labels):
         network.fit(X, Y)
     network.set_params(early_stopping=False).fit(X, labels)
     np.testing.assert_array_equal(network.classes_, np.unique(labels))
+
+
+def test_weights_that_are_set_by_hand_go_on():
+    """As MLPClassifier's do, which takes the classes from y."""
+    random = np.random.default_rng(0)
+    weights = [random.normal(size=(4, 5)), random.normal(size=(5, 3))]
+    networks = []
+    for kind, own in ((BackpropClassifier, {"dtype": "float64"}), (MLPClassifier, {})):
+        network = kind(**TINY, shuffle=False, warm_start=True, **own)
+        network.coefs_, network.intercepts_ = [w.copy() for w in weights], [np.zeros(5), np.zeros(3)]
+        network.n_layers_, network.n_outputs_, network.out_activation_ = 3, 3, "softmax"
+        network.t_, network.loss_curve_, network.best_loss_, network._no_improvement_count = 0, [], np.inf, 0
+        networks.append(network.fit(X, Y))
+    np.testing.assert_allclose(*(network.predict_proba(X) for network in networks), rtol=1e-6)

@@ -183,8 +183,8 @@ class BackpropClassifier(ClassifierMixin, BaseBackprop):
     def _check_targets(self, y: Any, *, restart: bool) -> Shaped[np.ndarray, "samples outputs"]:
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
-        known = hasattr(self, "classes_")
-        if restart and not (known and not hasattr(self, "coefs_")):
+        # Of a first call of partial_fit they are known; of weights that were set by hand they may not be.
+        if not hasattr(self, "classes_") or (restart and hasattr(self, "coefs_")):
             self._label_binarizer = LabelBinarizer().fit(y)
             self.classes_ = self._label_binarizer.classes_
         else:
