@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 from scipy import sparse
+from sklearn import config_context
 from sklearn.base import clone
 from sklearn.decomposition import PCA
 from sklearn.exceptions import FitFailedWarning
+from sklearn.metrics import make_scorer
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
@@ -134,6 +136,22 @@ def test_steps_as_a_whole_are_trained_alone():
         ours = SweepSearchCV(PIPELINE, grid, cv=2, refit=False).fit(X, Y)
     scores = [np.mean(cross_val_score(Pipeline(steps), X, Y, cv=2)) for steps in grid["steps"]]
     np.testing.assert_allclose(ours.cv_results_["mean_test_score"], scores)
+
+
+def share(y, y_hat, importance):
+    return float(np.average(y == y_hat, weights=importance))
+
+
+def test_what_a_scorer_asks_for_reaches_candidates_that_are_trained_alone():
+    importance = np.random.default_rng(0).uniform(0.1, 3, 150)
+    grid = {"net": [clone(BASE).set_params(alpha=0.1), clone(BASE).set_params(alpha=1)]}
+    with config_context(enable_metadata_routing=True):
+        weighted = make_scorer(share).set_score_request(importance=True)
+        for estimator, own in ((BASE, {"alpha": [0.1, 1]}), (PIPELINE, grid)):
+            searches = [kind(estimator, own, cv=2, scoring=weighted, refit=False) for kind in BOTH]
+            with pytest.warns(UserWarning, match=r"2 of 2 candidates are trained one by one"):
+                searches[0].fit(X, Y, importance=importance)
+            assert_same_search(searches[0], searches[1].fit(X, Y, importance=importance))
 
 
 @pytest.mark.parametrize("options", [{}, {"solver": "lbfgs"}, {"early_stopping": True, "validation_fraction": 0.2}])

@@ -13,11 +13,11 @@ import jax
 import numpy as np
 from scipy import sparse
 from sklearn.base import clone
-from sklearn.model_selection import cross_validate
-from sklearn.model_selection._validation import _score
+from sklearn.model_selection._validation import _fit_and_score, _score
 from sklearn.pipeline import Pipeline
 from sklearn.utils import _safe_indexing
 from sklearn.utils.metaestimators import _safe_split
+from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import _num_samples
 
 from jaxbackprop.devices import precision
@@ -347,30 +347,34 @@ def _score_one(search: Search, now: Ready, part: str, network: BaseBackprop | No
 
 
 def evaluate_one_by_one(
-    search: Search, params: Mapping[str, Any], number: int, fit_params: Mapping[str, Any]
+    search: Search,
+    params: Mapping[str, Any],
+    number: int,
+    fit_params: Mapping[str, Any],
+    score_params: Mapping[str, Any],
 ) -> dict[tuple[int, int], Row]:
-    """The rows of one candidate that cannot be trained with others, by scikit-learn's own cross-validation."""
+    """The rows of one candidate that cannot be trained with others, fitted and scored by scikit-learn's own means."""
     estimator = clone(search.estimator).set_params(**clone(dict(params), safe=False))
-    try:
-        out = cross_validate(
-            estimator,
+    out = Parallel(n_jobs=search.n_jobs)(
+        delayed(_fit_and_score)(
+            clone(estimator),
             search.X,
             search.y,
-            cv=search.splits,
-            scoring=search.scoring,
-            params=dict(fit_params),
-            error_score=search.error_score,
+            scorer=search.scorer,
+            train=train,
+            test=test,
+            verbose=0,
+            parameters=None,
+            fit_params=dict(fit_params),
+            score_params=dict(score_params),
             return_train_score=search.return_train_score,
-            n_jobs=search.n_jobs,
+            return_times=True,
+            error_score=search.error_score,
         )
-    except ValueError as error:
-        return {(number, k): _failure(search, k, error) for k in range(len(search.splits))}
+        for train, test in search.splits
+    )
     rows = {}
-    for k, (_, test) in enumerate(search.splits):
-        row = {"fit_time": out["fit_time"][k], "score_time": out["score_time"][k], "n_test_samples": len(test)}
-        for part in ("test", "train"):
-            named = {key.removeprefix(f"{part}_"): v[k] for key, v in out.items() if key.startswith(f"{part}_")}
-            if named:
-                row[f"{part}_scores"] = named["score"] if list(named) == ["score"] else named
-        rows[number, k] = row
+    for k, row in enumerate(out):
+        error = row.pop("fit_error")
+        rows[number, k] = row if error is None else _failure(search, k, ValueError(error))
     return rows

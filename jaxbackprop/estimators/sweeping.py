@@ -223,7 +223,7 @@ class Sweeping(BaseSearchCV):
         share = len(together) / len(candidates)
         rows = evaluate(search, together, bar=self.verbose > 0, advance=lambda done: advance(share * done))
         for number in alone:
-            rows |= evaluate_one_by_one(search, candidates[number], number, fit_params)
+            rows |= evaluate_one_by_one(search, candidates[number], number, fit_params, routed.scorer.score)
             advance(len({key[0] for key in rows}) / len(candidates))
         return [rows[number, k] for number in range(len(candidates)) for k in range(len(search.splits))]
 
