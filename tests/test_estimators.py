@@ -232,6 +232,15 @@ def test_class_weight_is_a_sample_weight():
     np.testing.assert_array_equal(by_class.coefs_[0], by_sample.coefs_[0])
 
 
+def test_class_weight_names_classes_that_a_part_of_the_samples_lacks():
+    by_class = BackpropClassifier(**TINY, class_weight={1: 5.0})
+    by_sample = BackpropClassifier(**TINY)
+    for part in np.split(np.arange(150), 3):  # each of a single class
+        by_class.partial_fit(X[part], Y[part], classes=[0, 1, 2])
+        by_sample.partial_fit(X[part], Y[part], np.array([1.0, 5, 1])[Y[part]], classes=[0, 1, 2])
+    np.testing.assert_array_equal(by_class.coefs_[0], by_sample.coefs_[0])
+
+
 def test_partial_fit_is_fit_epoch_by_epoch():
     """With full batches, which have no order, so many calls are so many epochs, the optimizer's state included."""
     whole = BackpropClassifier(**TINY).fit(X, Y)

@@ -94,8 +94,8 @@ class BaseBackprop(Settings):
         )
         dtype = X.dtype
         weights = None if sample_weight is None else _check_sample_weight(sample_weight, X, dtype=dtype)
-        weights = self._reweigh(y, weights)
         targets = self._check_targets(y, restart=restart).astype(dtype)
+        weights = self._reweigh(y, weights)
         dense = X.toarray() if sparse.issparse(X) else X
         return Samples(dense, targets, None if weights is None else np.asarray(weights, dtype))
 

@@ -7,7 +7,7 @@ from jaxtyping import Float, Shaped
 from scipy import sparse
 from sklearn.base import ClassifierMixin, _fit_context
 from sklearn.preprocessing import LabelBinarizer
-from sklearn.utils import compute_sample_weight
+from sklearn.utils import compute_class_weight, compute_sample_weight
 from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import _check_partial_fit_first_call, type_of_target, unique_labels
@@ -204,5 +204,10 @@ class BackpropClassifier(ClassifierMixin, BaseBackprop):
     def _reweigh(self, y: Any, weights: Any) -> Any:
         if self.class_weight is None:
             return weights
-        share = compute_sample_weight(self.class_weight, y)
+        if isinstance(self.class_weight, dict) and self._label_binarizer.y_type_ in ("binary", "multiclass"):
+            # By all classes that are known: the samples of a call of partial_fit may lack some.
+            each = compute_class_weight(self.class_weight, classes=self.classes_, y=y)
+            share = each[np.searchsorted(self.classes_, np.ravel(y))]
+        else:
+            share = compute_sample_weight(self.class_weight, y)
         return share if weights is None else share * weights
