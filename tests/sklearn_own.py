@@ -92,7 +92,7 @@ def run(which: str, arguments: list[str]) -> int:
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / FILES[which][1]).write_text(swapped(which))
         (Path(folder) / "conftest.py").write_text(CONFTEST.replace("{which}", which))
-        (Path(folder) / "pytest.ini").write_text("[pytest]\ntimeout = 120\nmarkers =\n    thread_unsafe: runs alone\n")
+        (Path(folder) / "pytest.ini").write_text("[pytest]\ntimeout = 300\nmarkers =\n    thread_unsafe: runs alone\n")
         here = Path(__file__).parent
         paths = [str(here), str(here.parent), os.environ.get("PYTHONPATH", "")]
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", FILES[which][1], *arguments]

@@ -173,7 +173,7 @@ def test_a_second_sweep_on_the_directory_is_refused_from_a_thread_and_from_a_pro
                 "import jaxbackprop as jb; from jaxbackprop import data; m = data.load('moons', samples=40)\n"
                 f"jb.sweep({GRID!r}, m.X, m.y, epochs=20, progress=False, checkpoint={str(tmp_path)!r})"
             )
-            done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
+            done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=280)
             refused.append(done.stderr)
         return call(*args)
 

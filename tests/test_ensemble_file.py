@@ -43,7 +43,7 @@ def in_another_process(path, method, X):
     """What the model in a file predicts where nothing else is known of it."""
     samples = path.with_name("samples.npy")
     np.save(samples, X)
-    subprocess.run([sys.executable, "-c", IN_ANOTHER_PROCESS, str(path), method, str(samples)], check=True, timeout=110)
+    subprocess.run([sys.executable, "-c", IN_ANOTHER_PROCESS, str(path), method, str(samples)], check=True, timeout=280)
     return np.load(samples)
 
 

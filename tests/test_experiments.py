@@ -261,7 +261,7 @@ def test_judged_folds_are_kept(tmp_path):
 
     def judge(more: str) -> pd.DataFrame:
         command = [sys.executable, EXPERIMENTS / "ensemble_accuracy.py", "--out", tmp_path]
-        subprocess.run([*command, *shlex.split(f"{small} {more}")], check=True, capture_output=True, timeout=100)
+        subprocess.run([*command, *shlex.split(f"{small} {more}")], check=True, capture_output=True, timeout=280)
         return pd.read_csv(tmp_path / "ensemble_accuracy_folds.csv", index_col=0)
 
     first = judge("--repeats 1")

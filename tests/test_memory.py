@@ -81,10 +81,10 @@ def test_halving_stays_within_the_budget(batch_size):
     measured at the end, which is one more visit."""
     halving = HALVING.replace("BATCH", str(batch_size))
     code = halving.replace("BUDGET", "32 * 2**20")
-    peak, planned, budget = numbers_of(code, timeout=110)
+    peak, planned, budget = numbers_of(code, timeout=280)
     assert peak <= planned <= budget
     refused = halving.replace("BUDGET", str(peak // 2))
-    run = subprocess.run([sys.executable, "-c", refused], capture_output=True, text=True, timeout=110, check=False)
+    run = subprocess.run([sys.executable, "-c", refused], capture_output=True, text=True, timeout=280, check=False)
     assert "is too little: the sweep needs at least" in run.stderr
 
 
@@ -118,7 +118,7 @@ except ValueError as error:
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells a process's peak of memory")
 def test_folds_and_devices_share_one_copy_of_the_data():
-    data, more = numbers_of(SEARCH, timeout=110)
+    data, more = numbers_of(SEARCH, timeout=280)
     # The copy that is trained on, for a moment another one in a row with it, and the samples of one fold to score.
     assert more < 3.5 * data
 
