@@ -92,12 +92,21 @@ def load(name: str, *, samples: int | None = None, noise: float | int | None = N
     return Dataset(name, bunch.data, bunch.target, tuple(bunch.feature_names), class_names)
 
 
-def features_first(X: ArrayLike, *, argument: str = "X") -> Float[np.ndarray, "features samples"]:
+def features_first(
+    X: ArrayLike, *, argument: str = "X", features: int | None = None
+) -> Float[np.ndarray, "features samples"]:
     """X (n_samples, n_features) as x [features, samples], contiguous along the samples.
 
-    **Raises:** `ValueError` if X (called `argument`) is empty, not two-dimensional, not numbers, or not finite.
+    **Raises:** `ValueError` if X (called `argument`) is empty, not two-dimensional, not numbers, or not finite, or has
+    not as many `features` as were trained on.
     """
-    return np.ascontiguousarray(_check_matrix(argument, X).T)
+    array = _check_matrix(argument, X)
+    if features is not None and array.shape[1] != features:
+        raise ValueError(
+            f"{argument} must be (n_samples, {features}), with the features that were trained on, got shape "
+            f"{array.shape}"
+        )
+    return np.ascontiguousarray(array.T)
 
 
 class Targets(NamedTuple):

@@ -64,3 +64,11 @@ def behind(
     """The layers of a network and what the first of them is given. The frequencies are counted from `start`, which is
     not looked at if the network stands behind no embedding."""
     return (params[1:], embed(start + params[0].frequency, x)) if isinstance(params[0], Waves) else (params, x)
+
+
+def features_of(params: Embedded) -> int:
+    """How many features a network is given, be it behind an embedding or not; of a stack, each of its networks."""
+    if not isinstance(params[0], Waves):
+        return params[0].weight.shape[-1]
+    embedded, waves = params[0].frequency.shape[-2:]
+    return params[1].weight.shape[-1] - 2 * embedded * waves

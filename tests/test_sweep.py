@@ -202,6 +202,16 @@ def test_folds_may_be_masks():
     np.testing.assert_array_equal(one.validation_loss, other.validation_loss)
 
 
+@pytest.mark.parametrize("frequencies", [None, [[0.3, 0.7]]])
+def test_other_features_than_those_trained_on_are_refused(frequencies, as_users_run_it):
+    result = sweep({"hidden": [(3,)]}, epochs=1, frequencies=frequencies)
+    for X in (HELD_OUT.X[:, :1], np.hstack([HELD_OUT.X] * 2)):
+        for predict in (lambda X: result.predict(0, X), result.ensemble(bags=1).predict):
+            message = rf"X must be \(n_samples, 2\), with the features that .*, got shape \(40, {X.shape[1]}\)"
+            with pytest.raises(ValueError, match=message):
+                predict(X)
+
+
 BAD = [
     ({"grid": {"learning_rat": [0.1]}}, "grid key='learning_rat' is unknown; did you mean 'learning_rate'"),
     ({"grid": {"activation": ["tahn"]}}, "did you mean 'tanh'"),

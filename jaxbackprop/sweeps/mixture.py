@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int, Shaped
 from jaxbackprop.activations import OneOrEach
 from jaxbackprop.data import features_first
 from jaxbackprop.devices import compiler_options
-from jaxbackprop.embedded import Embedded, behind
+from jaxbackprop.embedded import Embedded, behind, features_of
 from jaxbackprop.losses import Objective
 from jaxbackprop.network import forward
 from jaxbackprop.sweeps.calibration import calibrated
@@ -134,8 +134,12 @@ class Mixture:
     classes: Shaped[np.ndarray, " classes"] | None = None
 
     def predict_proba(self, X: Any) -> Float[np.ndarray, "samples outputs"]:
-        """The calibrated probabilities for X (n_samples, n_features); for numbers to predict the predicted numbers."""
-        mean = mean_prediction(self.stacks, features_first(X), self.objective)
+        """The calibrated probabilities for X (n_samples, n_features); for numbers to predict the predicted numbers.
+
+        **Raises:** `ValueError` if X does not fit.
+        """
+        x = features_first(X, features=features_of(self.stacks[0].params))
+        mean = mean_prediction(self.stacks, x, self.objective)
         return calibrated(mean, self.temperature, self.targets)
 
     def predict(self, X: Any) -> Shaped[np.ndarray, "samples ..."]:

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 
 from jaxbackprop._checks import check_integer
 from jaxbackprop.data import features_first
-from jaxbackprop.embedded import Embedded, behind
+from jaxbackprop.embedded import Embedded, behind, features_of
 from jaxbackprop.losses import OBJECTIVES, Objective
 from jaxbackprop.network import forward
 from jaxbackprop.sweeps.greedy import BAGS, LIBRARY, ROUNDS
@@ -105,9 +105,10 @@ class SweepResult:
 
         **Raises:** `ValueError` if there is no such trial or split, or X does not fit.
         """
-        x = jax.numpy.asarray(features_first(X), self._splits.dtype)
+        params = self.params(trial, split)
+        x = jax.numpy.asarray(features_first(X, features=features_of(params)), self._splits.dtype)
         y_hat = forward(
-            *behind(jax.tree.map(jax.numpy.asarray, self.params(trial, split)), x),
+            *behind(jax.tree.map(jax.numpy.asarray, params), x),
             activation=self.trials[operator.index(trial)].activation,
             objective=self.objective,
         ).activations[-1]
