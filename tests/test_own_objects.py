@@ -146,6 +146,28 @@ def test_a_canonical_objective_needs_no_error_and_predicts_through_its_link():
     np.testing.assert_allclose(result.predict(0, MOONS.X), witness.predict(MOONS.X), rtol=2e-3)
 
 
+def test_the_score_of_an_own_objective_is_that_of_its_predictions():
+    """Where they are not as large as the logits: a log-log link is 1/2 at z = -0.37, and the other turns the order."""
+    labels = (MOONS.X > [0.7, 0.4]).astype(int)
+    loglog = jb.Objective(
+        "loglog",
+        predict=lambda z: 1 - jnp.exp(-jnp.exp(z)),
+        per_sample=lambda z, y: jnp.sum((1 - y) * jnp.exp(z) - y * jnp.log(-jnp.expm1(-jnp.exp(z))), axis=0),
+        error=lambda z, y: jnp.exp(z) * (1 + y / jnp.expm1(-jnp.exp(z))),
+    )
+    turned = jb.Objective(
+        "turned",
+        predict=lambda z: jax.nn.softmax(-z, axis=0),
+        per_sample=lambda z, y: -jnp.sum(y * jax.nn.log_softmax(-z, axis=0), axis=0),
+        error=lambda z, y: y - jax.nn.softmax(-z, axis=0),
+    )
+    for objective, y, right in ((loglog, labels, labels), (turned, MOONS.y, MOONS.y[:, None])):
+        result = sweep({"learning_rate": [0.1]}, y, objective=objective)
+        share = (result.predict(0, MOONS.X).reshape(right.shape) == right).all(axis=1).mean()
+        assert result.table["train_accuracy"][0] == pytest.approx(share), objective.name
+        assert share > 0.6
+
+
 def test_a_wrong_error_is_refused():
     wrong = jb.Objective("huber", lambda z: z, HUBER.per_sample)
     with pytest.raises(ValueError, match="objective 'huber' has a wrong dL/dz: at z="):

@@ -7,7 +7,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxbackprop.activations import Activation
 from jaxbackprop.embedded import Embedded, Frequencies, behind
-from jaxbackprop.losses import Objective, sample_shares
+from jaxbackprop.losses import OBJECTIVES, Objective, sample_shares
 from jaxbackprop.network import forward, regularization
 from jaxbackprop.sweeps.depths import logits_in_slots
 
@@ -26,13 +26,15 @@ def mean_score(
     y: Float[Array, "classes samples"],
     shares: Float[Array, " samples"] | float,
     targets: str,
+    middle: float,
 ) -> Float[Array, ""]:
     """Accuracy: the share of samples whose label is right ("sigmoid": all labels); for "squared" R^2, as scikit-learn
-    averages it over the outputs. `z` are logits, or predicted numbers."""
+    averages it over the outputs. `z` are predictions, or logits that say the same; `middle` is where they turn from one
+    label to the other."""
     if targets == "softmax":
         return jnp.sum((jnp.argmax(z, axis=0) == jnp.argmax(y, axis=0)) * shares)
     if targets == "sigmoid":
-        return jnp.sum(jnp.all((z > 0) == (y > 0.5), axis=0) * shares)
+        return jnp.sum(jnp.all((z > middle) == (y > 0.5), axis=0) * shares)
     mean = jnp.sum(y * shares, axis=1, keepdims=True)
     residual, total = jnp.sum((z - y) ** 2 * shares, axis=1), jnp.sum((y - mean) ** 2 * shares, axis=1)
     # scikit-learn's convention for a constant output: 1 if it is met exactly, else 0.
@@ -65,5 +67,7 @@ def evaluate(
         z = logits_in_slots(layers, inputs, depth, activation=activation, sure=sure)
     shares = sample_shares(x.shape[-1], weights)
     value = jnp.sum(objective.per_sample(z, y) * shares) + regularization(layers, l2)
-    guess = z if targets in ("softmax", "sigmoid") else objective.predict(z)
-    return value, mean_score(guess, y, shares, targets).astype(value.dtype)
+    # By an objective of one's own the largest logit need not be the likeliest class, nor 0 the middle.
+    by_logits = targets in ("softmax", "sigmoid") and OBJECTIVES.get(objective.name) is objective
+    guess, middle = (z, 0.0) if by_logits else (objective.predict(z), 0.5)
+    return value, mean_score(guess, y, shares, targets, middle).astype(value.dtype)
