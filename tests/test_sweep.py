@@ -181,6 +181,17 @@ def test_folds_train_on_the_rest_and_are_judged_on_themselves():
     )
 
 
+@pytest.mark.parametrize("form", ["column", "frame", "one-hot", "floats"])
+@pytest.mark.parametrize("options", [{"folds": 3}, {"validation": 0.25}], ids=str)
+def test_classes_are_stratified_however_they_are_written(form, options):
+    """Sorted by class: a fold without regard to them would hold out one class of which it has trained on nothing."""
+    y = np.repeat([0, 1, 2], 20)
+    forms = {"column": y[:, None], "frame": pd.DataFrame(y), "one-hot": np.eye(3)[y], "floats": y.astype(float)}
+    options = {"validation": None, "epochs": 2, "objective": "softmax", **options}
+    one, other = (sweep({"hidden": [(3,)]}, y=each, **options) for each in (y, forms[form]))
+    np.testing.assert_array_equal(one.validation_loss, other.validation_loss)
+
+
 def test_a_weight_of_zero_leaves_a_sample_out():
     weights = np.r_[np.ones(40), np.zeros(20)]
     weighted = sweep({"hidden": [(3,)]}, weights=weights)

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 
 from jaxbackprop._checks import check_finite, check_integer, check_real
-from jaxbackprop.data import check_lengths, encode, features_first, split
+from jaxbackprop.data import Targets, check_lengths, encode, features_first, split
 from jaxbackprop.losses import Objective, get_objective
 from jaxbackprop.oracle import check_error
 from jaxbackprop.sweeps.program import Data
@@ -58,12 +58,11 @@ def make_splits(
     dtype = training_type(x.dtype)
     x, t = as_type("X", x, dtype), as_type("y", targets.y, dtype)
     w = None if weights is None else _check_weights(weights, x.shape[1], dtype)
-    every = np.arange(x.shape[1])
+    every, labels = np.arange(x.shape[1]), _labels(targets)
 
     if folds is not None:
         if isinstance(validation, tuple):
             raise ValueError("validation=(X, y) and folds were both given; each fold already holds samples out")
-        labels = np.asarray(y) if targets.objective == "softmax" and np.asarray(y).ndim == 1 else None
         pairs = _fold_indices(folds, np.asarray(X), labels)
     elif validation is None:
         pairs = [(every, every[:0])]
@@ -78,9 +77,8 @@ def make_splits(
         )
     else:
         share = check_real("validation", validation, 0, exclusive=True)
-        numbers = targets.objective in ("squared", "poisson")  # which are not stratified
-        labels = np.asarray(y, float) if numbers else y
-        parts = split(every[:, None], labels, validation=share, test=0.0, seed=seed)
+        stratified_by = every.astype(float) if labels is None else labels  # by floats it is not
+        parts = split(every[:, None], stratified_by, validation=share, test=0.0, seed=seed)
         pairs = [(parts.train.X[:, 0].astype(int), parts.validation.X[:, 0].astype(int))]
     if w is not None:
         _check_weighted(w, pairs)
@@ -189,6 +187,14 @@ def labels_of(
     if targets == "sigmoid":
         return (y_hat > 0.5).astype(int)
     return y_hat[:, 0] if y_hat.shape[1] == 1 else y_hat
+
+
+def _labels(targets: Targets) -> Shaped[np.ndarray, " samples"] | None:
+    """The class of each sample, however it was written; None for numbers and several labels."""
+    if targets.objective != "softmax" or targets.classes is None:
+        return None
+    labels = targets.classes[targets.y.argmax(axis=0)]
+    return labels.astype(int) if labels.dtype.kind == "f" else labels
 
 
 def _held_out(pair: tuple[Any, Any], features: int, targets: Any, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
