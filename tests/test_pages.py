@@ -18,6 +18,7 @@ from jaxbackprop.auditing.formulas import formulas_of, term_of
 from jaxbackprop.auditing.mistakes.backward_steps import NETWORK_HYPOTHESES
 from jaxbackprop.auditing.report import Finding, Report, StageFinding, StageReport
 from jaxbackprop.auditing.summary import NetworkReport, Outcome
+from jaxbackprop.sweeps.sweep_page import by_loss, planes_of
 
 pytestmark = pytest.mark.usefixtures("as_users_run_it")
 
@@ -237,6 +238,31 @@ def test_samples_and_labels_belong_together(tmp_path, result):
     with pytest.raises(ValueError, match=r"y has the shape \(3,\) where X has 80 samples"):
         result[0].save_html(tmp_path / "sweep.html", result[1], result[2][:3])
     assert not (tmp_path / "sweep.html").exists()
+
+
+def test_a_sample_has_the_colour_of_its_class_in_the_plane():
+    """Also where the samples that are shown are of some classes alone."""
+    rng = np.random.default_rng(0)
+    names = np.array(["high", "low", "middle"])[np.arange(60) % 3]
+    X = rng.normal(size=(60, 2))
+    for y in (names, names == "low"):
+        result = jb.sweep({}, X, y, epochs=2, progress=False)
+        some = y == y[1]
+        plane = planes_of(result, by_loss(result), X[some], y[some])
+        assert plane["kinds"] == list(map(str, result.classes))
+        assert {plane["kinds"][kind] for kind in plane["kind"]} == {str(y[1])}
+    labels = (X[:, :1] > 0).astype(int)
+    result = jb.sweep({}, X, labels, epochs=2, progress=False)
+    assert planes_of(result, by_loss(result), X[labels[:, 0] == 1], np.ones(labels.sum(), int))["kind"][0] == 1
+
+
+def test_what_is_no_class_has_no_plane():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(40, 2))
+    for y, objective in ((rng.poisson(2, 40), "poisson"), ((X > 0).astype(int), "sigmoid"), (X[:, 0], "squared")):
+        result = jb.sweep({}, X, y, epochs=2, objective=objective, progress=False)
+        assert planes_of(result, by_loss(result), X, None) is None
+        assert planes_of(result, by_loss(result), X, y) is None
 
 
 # In the browser.

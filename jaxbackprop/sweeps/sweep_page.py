@@ -277,13 +277,17 @@ def curves_of(result: "SweepResult", kept: np.ndarray) -> dict[str, Any]:
 
 
 def planes_of(result: "SweepResult", ranked: np.ndarray, X: Any, y: Any) -> dict[str, Any] | None:
-    """The plane as the best trials see it, a byte a cell: the class and how sure; None if there is no plane.
+    """The plane as the best trials see it, a byte a cell: the class and how sure; None if there is no plane, or
+    samples have no single class.
 
     **Raises:** `ValueError` if X and y do not belong together.
     """
     names = [str(name) for name in getattr(X, "columns", ("x₁", "x₂"))]
     X = np.asarray(X, float)
-    if X.ndim != 2 or X.shape[1] != 2 or result.targets == "squared":
+    classes = np.zeros(0) if result.classes is None else result.classes
+    if result.targets == "sigmoid":  # one label, which is there or not
+        classes = np.arange(2 if len(classes) == 1 else 0)
+    if X.ndim != 2 or X.shape[1] != 2 or len(classes) == 0:
         return None
     labels = np.zeros(len(X)) if y is None else np.asarray(y)
     if labels.shape != (len(X),):
@@ -299,12 +303,12 @@ def planes_of(result: "SweepResult", ranked: np.ndarray, X: Any, y: Any) -> dict
             probabilities = np.concatenate([1 - probabilities, probabilities], axis=1)
         if not np.isfinite(probabilities).all():
             continue
-        classes = probabilities.shape[1]
-        sure = (probabilities.max(axis=1) - 1 / classes) / (1 - 1 / classes)
+        sure = (probabilities.max(axis=1) - 1 / len(classes)) / (1 - 1 / len(classes))
         packed = (probabilities.argmax(axis=1) % 8) * (SURE + 1) + np.rint(np.clip(sure, 0, 1) * SURE)
         cells[str(int(trial))] = base64.b64encode(packed.astype(np.uint8).tobytes()).decode()
     some = np.random.default_rng(0).permutation(len(X))[:MOST_POINTS]
-    kinds, numbers = np.unique(labels, return_inverse=True)
+    kinds = classes if np.isin(labels, classes).all() else np.unique(labels)
+    numbers = np.searchsorted(kinds, labels)
     x1, x2 = (scale_of(X[some, i], low=float(low[i]), high=float(high[i]), linear=True) for i in range(2))
     return {
         "across": ACROSS,
