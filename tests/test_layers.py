@@ -137,6 +137,15 @@ def test_against_finite_differences(name, float64):
         assert np.max(np.abs(got - expected)) <= 1e-7 * max(scale, 1e-2)
 
 
+def test_attention_has_several_keys_to_choose_from(float64):
+    """A single one gets all attention, whatever the query: dL/dq and dL/dk are 0, and to check them proves nothing."""
+    for seed in range(20):
+        query, key, _ = example("attention", np.random.default_rng(seed)).arguments
+        assert min(query.shape[1], key.shape[1]) > 1
+    by_hand, _ = both_gradients("attention", *case_with("attention", np.random.default_rng(0), "float64"))
+    assert all(np.max(np.abs(gradient)) > 0.01 for gradient in by_hand)
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_a_cache_may_leave_a_compiled_function_and_be_mapped(name, float64):
     layer = find_layer(name)

@@ -19,7 +19,7 @@ class Example(NamedTuple):
 
 
 def example(name: str, rng: np.random.Generator, dtype: str = "float64") -> Example:
-    """A case of the layer of that name; its sizes start at one, odd ones among them."""
+    """A case of the layer of that name; most sizes start at one, odd ones among them."""
     choose("layer", name, FILES)
 
     def normal(*shape: int) -> Array:
@@ -151,6 +151,7 @@ def _recurrent(gates: int, biases: int) -> Callable[[Rng, Normal], Example]:
 
 def _attention(rng: Rng, normal: Normal) -> Example:
     groups, shared, d, e, queries, keys, n = _sizes(rng, 7, 4)
+    queries, keys = 1 + queries, 1 + keys  # a single key gets all attention: dL/dq and dL/dk would be 0
     causal = bool(rng.integers(2))
     query, key = normal(groups * shared * d, queries, n), normal(groups * d, keys, n)
     options = {"heads": groups * shared, "key_heads": groups, "causal": causal}
