@@ -174,6 +174,28 @@ def test_a_wrong_error_is_refused():
         sweep({}, MOONS.X[:, 0] + 0.01, objective=wrong)
 
 
+def test_an_error_is_held_against_autodiff_at_the_targets_at_hand():
+    """y^2 is y where y is 0 or 1, and nowhere else."""
+    loss = lambda z, y: jnp.sum((z - y) ** 2, axis=0) / 2  # noqa: E731
+    squares = jb.Objective("squares", lambda z: z, loss, lambda z, y: z - y**2)
+    with pytest.raises(ValueError, match="objective 'squares' has a wrong dL/dz: at z="):
+        sweep({}, MOONS.X[:, 0] + 0.01, objective=squares)
+    sweep({}, (MOONS.X > 0.5).astype(int), epochs=1, objective=squares)
+
+
+def test_an_objective_may_know_how_many_outputs_there_are(tmp_path):
+    counts = jnp.array([[1.0], [3.0]])  # what each class counts
+    weighted = jb.Objective(
+        "weighted",
+        predict=lambda z: jax.nn.softmax(z, axis=0),
+        per_sample=lambda z, y: -jnp.sum(counts * y * jax.nn.log_softmax(z, axis=0), axis=0),
+        error=lambda z, y: jnp.sum(counts * y, axis=0) * jax.nn.softmax(z, axis=0) - counts * y,
+    )
+    one = sweep({}, epochs=5, objective=weighted, checkpoint=tmp_path)
+    other = sweep({}, epochs=5, weights=np.where(MOONS.y == 1, 3, 1))
+    np.testing.assert_allclose(one.train_loss[..., 0], np.mean(1 + 2 * MOONS.y) * other.train_loss[..., 0], rtol=1e-5)
+
+
 @pytest.mark.slow
 def test_what_disturbs_padding_is_not_padded():
     assert ignores_padding(CLIPPED)

@@ -27,15 +27,15 @@ from safetensors.numpy import load, save_file
 
 from jaxbackprop.activations import Activation
 from jaxbackprop.files import whole_file
-from jaxbackprop.losses import Objective
 from jaxbackprop.network import Layer, Params
 from jaxbackprop.optimizers import Hyperparameters, Optimizer
 from jaxbackprop.sweeps.host import Job
 from jaxbackprop.sweeps.interruption import agree
+from jaxbackprop.sweeps.splits import Splits
 from jaxbackprop.sweeps.state import Book
 from jaxbackprop.sweeps.transfer import spans_processes
 
-FORMAT = 5
+FORMAT = 6
 NAME, LOCK, KEY = "sweep.safetensors", ".lock", "jaxbackprop"
 
 
@@ -162,7 +162,7 @@ def fingerprint(job: Job) -> dict[str, str]:
     parts = {
         "grid": [tuple(trial) for trial in job.trials],
         "data": list(job.splits.data[:-1]),  # without the frequencies
-        "objective": [job.splits.objective, job.splits.targets],
+        "objective": [job.splits.objective.name, *_outcomes(job.splits), job.splits.targets],
         "epochs": [job.marks.tolist(), [list(rung) for rung in job.rungs]],
         "starts": getattr(job.draw, "keywords", None),
         "order": job.shuffle_seed,
@@ -180,7 +180,7 @@ def _canonical(value: Any) -> str:
         value = value.item()
     if isinstance(value, Mapping):
         return f"{{{','.join(f'{key!r}:{_canonical(item)}' for key, item in value.items())}}}"
-    if isinstance(value, Activation | Objective | Optimizer):
+    if isinstance(value, Activation | Optimizer):
         return f"{type(value).__name__}({value.name!r},{_canonical(_numbers(value))})"
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):
         return f"[{','.join(_canonical(item) for item in value)}]"
@@ -189,14 +189,19 @@ def _canonical(value: Any) -> str:
     return repr(value)
 
 
-def _numbers(value: Activation | Objective | Optimizer) -> list[np.ndarray]:
+def _outcomes(splits: Splits) -> list[np.ndarray]:
+    """What an objective does to some numbers, for as many outputs as there are."""
+    outputs = len(splits.data.y)
+    z = jnp.linspace(-3, 3, outputs * 20).reshape(outputs, 20)
+    y = jnp.eye(outputs)[:, jnp.arange(20) % outputs]
+    return [np.asarray(splits.objective.predict(z)), np.asarray(splits.objective.per_sample(z, y))]
+
+
+def _numbers(value: Activation | Optimizer) -> list[np.ndarray]:
     """What a function does to some numbers tells it from another of its name."""
     z = jnp.linspace(-3, 3, 60).reshape(3, 20)
     if isinstance(value, Activation):
         return [np.asarray(value.value(z)), np.asarray(value.derivative(z))]
-    if isinstance(value, Objective):
-        y = jnp.eye(3)[:, jnp.arange(20) % 3]
-        return [np.asarray(value.predict(z)), np.asarray(value.per_sample(z, y))]
     params: Params = (Layer(z, z[:, 0]),)
     state = value.init(params)
     for _ in range(3):

@@ -50,10 +50,10 @@ def make_splits(
 ) -> Splits:
     """See `sweep` for the arguments."""
     own = objective if isinstance(objective, Objective) else None
-    if own is not None:
-        check_error(own)
     x = features_first(X)
     targets = encode(y, None if isinstance(objective, Objective) else objective)
+    if own is not None:
+        check_error(own, targets.y)
     check_lengths(X, y)
     dtype = training_type(x.dtype)
     x, t = as_type("X", x, dtype), as_type("y", targets.y, dtype)
