@@ -124,6 +124,13 @@ def test_a_layer_that_is_not_recurrent_is_refused():
         recurrent("affine", 3, 4)
 
 
+def test_an_index_of_no_word_is_refused():
+    network = chain([part("embedding", (3, 5)), part("affine", (2, 3), (2,))])
+    params, y = network.init(jax.random.key(0)), jnp.eye(2)[:, jnp.array([0, 1, 0, 1])]
+    with pytest.raises(ValueError, match="index names word 5, but the embedding has 5, numbered from 0"):
+        fit_chain(network, params, jnp.array([0, 4, 5, 2]), y, Hyperparameters(0.1), steps=1)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -3,8 +3,10 @@
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
+from jaxbackprop._checks import is_concrete
 from jaxbackprop.layers.contract import Derived, Mistake
 
 Cache = tuple[Array, Array]
@@ -13,7 +15,16 @@ Cache = tuple[Array, Array]
 def forward(
     weight: Float[Array, "features words"], *, index: Int[Array, "..."]
 ) -> tuple[Float[Array, "features ..."], Cache]:
-    """out_dn = W_{d, i_n}: W times the one-hot column of i_n."""
+    """out_dn = W_{d, i_n}: W times the one-hot column of i_n.
+
+    **Raises:** `ValueError` for an index of no word, of which JAX would make the last one.
+    """
+    words = weight.shape[1]
+    if is_concrete(index):
+        i = np.asarray(index)
+        beyond = i[(i < -words) | (i >= words)]
+        if beyond.size:
+            raise ValueError(f"index names word {beyond[0]}, but the embedding has {words}, numbered from 0")
     return weight[:, index], (weight, index)
 
 
