@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from reference import QUICKLY
 
-from jaxbackprop import Hyperparameters, Objective
+from jaxbackprop import Hyperparameters, Objective, batch_order
 from jaxbackprop.layers.chain import (
     chain,
     chain_loss_and_grad,
@@ -37,7 +37,7 @@ def small_convolutional():
         ]
     )
     rng = np.random.default_rng(0)
-    x, y = rng.normal(size=(1, 8, 8, 5)), np.eye(3)[:, rng.integers(0, 3, 5)]
+    x, y = rng.normal(size=(1, 8, 8, 6)), np.eye(3)[:, rng.integers(0, 3, 6)]
     return network, jnp.asarray(x), jnp.asarray(y)
 
 
@@ -108,7 +108,7 @@ def test_training_lowers_the_loss(make):
     network, x, y = make()
     params = network.init(jax.random.key(0))
     result = jax.jit(
-        lambda p: fit_chain(network, p, x, y, Hyperparameters(0.01), steps=60, optimizer="adam", batch_size=4)
+        lambda p: fit_chain(network, p, x, y, Hyperparameters(0.01), steps=60, optimizer="adam", batch_size=3)
     )(params)
     assert result.loss_curve[-1] < 0.7 * result.loss_curve[0]
 
@@ -129,6 +129,31 @@ def test_an_index_of_no_word_is_refused():
     params, y = network.init(jax.random.key(0)), jnp.eye(2)[:, jnp.array([0, 1, 0, 1])]
     with pytest.raises(ValueError, match="index names word 5, but the embedding has 5, numbered from 0"):
         fit_chain(network, params, jnp.array([0, 4, 5, 2]), y, Hyperparameters(0.1), steps=1)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_empty_slots_stay_out_of_batch_normalisation(compiled):
+    """They are filled with some sample of weight 0, which would count in its means."""
+    block = residual([part("batch_norm", (3,), (3,)), part("tanh")])
+    network = chain([block, part("affine", (2, 3), (2,))])
+    params, rng = network.init(jax.random.key(0)), np.random.default_rng(0)
+    x, y = jnp.asarray(rng.normal(size=(3, 6)), "float32"), jnp.eye(2)[:, np.arange(6) % 2]
+    train = functools.partial(fit_chain, network, x=x, y=y, hyperparameters=Hyperparameters(0.1), steps=4)
+
+    def trained(**options):
+        run = functools.partial(train, **options)
+        return jax.jit(run)(params) if compiled else run(params)
+
+    with pytest.raises(ValueError, match="batches of 4 of 6 samples leave slots empty"):
+        trained(batch_size=4)
+    if not compiled:
+        with pytest.raises(ValueError, match="batches of 4 of 6 samples leave slots empty"):
+            trained(batches=jnp.array([[0, 1, 2, 3], [4, 5, -1, -1]] * 2))
+    order, by_hand, right = batch_order(jax.random.key(0), 6, 3, 4), chain_loss_and_grad(network), params
+    for batch in order:
+        gradient = by_hand(right, x[:, batch], y[:, batch], None)[1]
+        right = jax.tree.map(lambda p, g: p - 0.1 * g, right, gradient)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), trained(batch_size=3).params, right)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Key, PyTree
 
 from jaxbackprop._checks import check_finite, check_integer, choose, is_concrete
@@ -27,11 +28,13 @@ class Part(NamedTuple):
     - `init(key)`: its parameters.
     - `forward(params, x)`: out and the cache.
     - `backward(dout, cache)`: dL/dx, and the gradient, of the structure of the parameters.
+    - `couples`: whether what comes out for a sample depends on the others, as it does in batch normalisation.
     """
 
     init: Callable[[Key[Array, ""]], PyTree]
     forward: Callable[[PyTree, Array], tuple[Array, Any]]
     backward: Callable[[Array, Any], tuple[Array | None, PyTree]]
+    couples: bool = False
 
 
 def part(name: str, *shapes: tuple[int, ...], **options: Any) -> Part:
@@ -67,7 +70,7 @@ def part(name: str, *shapes: tuple[int, ...], **options: Any) -> Part:
         gradients = layer.backward(dout, cache)
         return (None, gradients) if name == "embedding" else (gradients[0], gradients[1:])
 
-    return Part(init, forward, backward)
+    return Part(init, forward, backward, couples="batch_norm" in name and options.get("training", True))
 
 
 def flatten() -> Part:
@@ -100,7 +103,7 @@ def chain(parts: Sequence[Part]) -> Part:
             gradients.append(gradient)
         return error, tuple(reversed(gradients))
 
-    return Part(init, forward, backward)
+    return Part(init, forward, backward, couples=any(p.couples for p in parts))
 
 
 def residual(parts: Sequence[Part]) -> Part:
@@ -115,7 +118,7 @@ def residual(parts: Sequence[Part]) -> Part:
         through, gradient = branch.backward(dout, cache)
         return (dout if through is None else dout + through), gradient
 
-    return Part(branch.init, forward, backward)
+    return Part(branch.init, forward, backward, branch.couples)
 
 
 def self_attention(features: int, heads: int, *, key_heads: int | None = None, causal: bool = True) -> Part:
@@ -213,7 +216,8 @@ def fit_chain(
 ) -> Fit:
     """Train a chain as `training.fit` trains a network; the samples are the last axis of x and of y.
 
-    **Returns:** the trained parameters and the loss curve. **Raises:** `ValueError` as `training.fit` does.
+    **Returns:** the trained parameters and the loss curve. **Raises:** `ValueError` as `training.fit` does, and for a
+    batch with empty slots where the network has batch normalisation.
     """
     optimizer, steps = get_optimizer(optimizer), check_integer("steps", steps, 1)
     if record_every is not None:
@@ -229,6 +233,9 @@ def fit_chain(
             check_finite(argument, array)
     dtype = jax.tree.leaves(params)[0].dtype
     x = x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x  # indices stay integers
+    batches = order_of(batch_size, batches, hyperparameters, x.shape[-1], steps)
+    if network.couples and batches is not None:
+        _check_full(batches, x.shape[-1], divided=batch_size is not None)
     hyperparameters = in_precision(hyperparameters, dtype)
     loss_and_grad = chain_loss_and_grad(network, objective=objective, l2=hyperparameters.l2)
     data = x, y.astype(dtype), hyperparameters.weights
@@ -238,6 +245,16 @@ def fit_chain(
         State(params, optimizer.init(params)),
         data,
         steps=steps,
-        batches=order_of(batch_size, batches, hyperparameters, x.shape[-1], steps),
+        batches=batches,
         record_every=record_every,
     )
+
+
+def _check_full(batches: Batches, samples: int, *, divided: bool) -> None:
+    """Refuse a batch with empty slots; of an order that is traced that can be told if it divides the samples evenly."""
+    empty = np.min(batches) < 0 if is_concrete(batches) else divided and samples % batches.shape[1] > 0
+    if empty:
+        raise ValueError(
+            f"batches of {batches.shape[1]} of {samples} samples leave slots empty, and what fills these would go into "
+            "the means of batch normalisation: let batch_size divide the samples"
+        )
