@@ -91,6 +91,30 @@ def test_own_functions_of_one_name_are_told_apart(tmp_path):
         sweep(tmp_path, {"activation": [swish(2.0)]})
 
 
+def test_own_functions_that_differ_far_from_zero_are_told_apart(tmp_path):
+    def cut(top):
+        slope = lambda z, a: ((a > 0) & (a < top)).astype(a.dtype)  # noqa: E731
+        return jb.Activation("cut", lambda z: z.clip(0, top), slope, (0.0, top))
+
+    def huber(delta):
+        import optax
+
+        return jb.Objective(
+            "huber",
+            predict=lambda z: z,
+            per_sample=lambda z, y: optax.huber_loss(z, y, delta=delta).sum(axis=0),
+            error=lambda z, y: (z - y).clip(-delta, delta),
+        )
+
+    sweep(tmp_path / "cut", {"activation": [cut(6.0)]})
+    with pytest.raises(ValueError, match="its grid differs"):
+        sweep(tmp_path / "cut", {"activation": [cut(8.0)]})
+    numbers = MOONS.X[:, 0] * 20
+    sweep(tmp_path / "huber", y=numbers, objective=huber(5.0))
+    with pytest.raises(ValueError, match="its objective differs"):
+        sweep(tmp_path / "huber", y=numbers, objective=huber(10.0))
+
+
 @given(data=st.data())
 @settings(max_examples=30)
 def test_damage_to_any_byte_is_refused(tmp_path_factory, intact, data):

@@ -192,14 +192,19 @@ def _canonical(value: Any) -> str:
 def _outcomes(splits: Splits) -> list[np.ndarray]:
     """What an objective does to some numbers, for as many outputs as there are."""
     outputs = len(splits.data.y)
-    z = jnp.linspace(-3, 3, outputs * 20).reshape(outputs, 20)
+    z = _spread(outputs)
     y = jnp.eye(outputs)[:, jnp.arange(20) % outputs]
     return [np.asarray(splits.objective.predict(z)), np.asarray(splits.objective.per_sample(z, y))]
 
 
+def _spread(rows: int) -> jax.Array:
+    """Numbers from -27 to 27, most of them near 0, in so many rows of 20."""
+    return jnp.linspace(-3, 3, rows * 20).reshape(rows, 20) ** 3
+
+
 def _numbers(value: Activation | Optimizer) -> list[np.ndarray]:
     """What a function does to some numbers tells it from another of its name."""
-    z = jnp.linspace(-3, 3, 60).reshape(3, 20)
+    z = _spread(3)
     if isinstance(value, Activation):
         return [np.asarray(value.value(z)), np.asarray(value.derivative(z))]
     params: Params = (Layer(z, z[:, 0]),)
