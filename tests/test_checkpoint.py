@@ -10,6 +10,7 @@ import threading
 import time
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -113,6 +114,23 @@ def test_own_functions_that_differ_far_from_zero_are_told_apart(tmp_path):
     sweep(tmp_path / "huber", y=numbers, objective=huber(5.0))
     with pytest.raises(ValueError, match="its objective differs"):
         sweep(tmp_path / "huber", y=numbers, objective=huber(10.0))
+
+
+def test_a_function_that_rounds_otherwise_as_on_another_machine_is_the_same(tmp_path):
+    """Each kind of processor has its own last bits of exp and tanh; a sweep goes on on any of them."""
+
+    def tanh(value):
+        return jb.Activation("bend", value, lambda z, a: 1 - a * a, (-1.0, 1.0))
+
+    def squared(per_sample):
+        return jb.Objective("squares", lambda z: z, per_sample)
+
+    one, other = tanh(jnp.tanh), tanh(lambda z: 1 - 2 / (jnp.exp(2 * z) + 1))
+    sweep(tmp_path / "tanh", {"activation": [one]})
+    sweep(tmp_path / "tanh", {"activation": [other]})
+    numbers = MOONS.X[:, 0]
+    sweep(tmp_path / "squares", y=numbers, objective=squared(lambda z, y: ((z - y) ** 2 / 2).sum(axis=0)))
+    sweep(tmp_path / "squares", y=numbers, objective=squared(lambda z, y: (z * z / 2 - y * (z - y / 2)).sum(axis=0)))
 
 
 @given(data=st.data())

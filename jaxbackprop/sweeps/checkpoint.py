@@ -29,6 +29,7 @@ from jaxbackprop.activations import Activation
 from jaxbackprop.files import whole_file
 from jaxbackprop.network import Layer, Params
 from jaxbackprop.optimizers import Hyperparameters, Optimizer
+from jaxbackprop.oracle import float64
 from jaxbackprop.sweeps.host import Job
 from jaxbackprop.sweeps.interruption import agree
 from jaxbackprop.sweeps.splits import Splits
@@ -192,9 +193,22 @@ def _canonical(value: Any) -> str:
 def _outcomes(splits: Splits) -> list[np.ndarray]:
     """What an objective does to some numbers, for as many outputs as there are."""
     outputs = len(splits.data.y)
-    z = _spread(outputs)
-    y = jnp.eye(outputs)[:, jnp.arange(20) % outputs]
-    return [np.asarray(splits.objective.predict(z)), np.asarray(splits.objective.per_sample(z, y))]
+    with float64():
+        z, y = _spread(outputs), jnp.eye(outputs)[:, jnp.arange(20) % outputs]
+        return [_rounded(splits.objective.predict(z)), _rounded(splits.objective.per_sample(z, y))]
+
+
+def _numbers(value: Activation | Optimizer) -> list[np.ndarray]:
+    """What a function does to some numbers tells it from another of its name."""
+    with float64():
+        z = _spread(3)
+        if isinstance(value, Activation):
+            return [_rounded(value.value(z)), _rounded(value.derivative(z))]
+        params: Params = (Layer(z, z[:, 0]),)
+        state = value.init(params)
+        for _ in range(3):
+            params, state = value.update(params, state, params, Hyperparameters(0.1))
+        return [_rounded(params[0].weight)]
 
 
 def _spread(rows: int) -> jax.Array:
@@ -202,16 +216,10 @@ def _spread(rows: int) -> jax.Array:
     return jnp.linspace(-3, 3, rows * 20).reshape(rows, 20) ** 3
 
 
-def _numbers(value: Activation | Optimizer) -> list[np.ndarray]:
-    """What a function does to some numbers tells it from another of its name."""
-    z = _spread(3)
-    if isinstance(value, Activation):
-        return [np.asarray(value.value(z)), np.asarray(value.derivative(z))]
-    params: Params = (Layer(z, z[:, 0]),)
-    state = value.init(params)
-    for _ in range(3):
-        params, state = value.update(params, state, params, Hyperparameters(0.1))
-    return [np.asarray(params[0].weight)]
+def _rounded(values: jax.Array) -> np.ndarray:
+    """To six places near 0, six digits far from it: the last bits are another machine's own, or a GPU's."""
+    rounded = np.round(np.arcsinh(np.asarray(values, np.float64)), 6)
+    return np.where(np.isnan(rounded), np.nan, rounded) + 0.0  # neither NaN nor 0 has a sign
 
 
 def _digest(array: np.ndarray) -> str:
