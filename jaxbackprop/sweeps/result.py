@@ -42,7 +42,8 @@ class SweepResult:
     - `train_loss`, `validation_loss`: the curves, [trials, splits, records]; NaN where a trial was not trained. With
       mini-batches `train_loss` is the running loss, as scikit-learn's `loss_curve_` is: the mean loss of the batches
       since the record before, each before its step and with its dropout; the first point, before any training, is the
-      loss of all training samples. So its last point is not the `train_loss` of the table.
+      loss of all training samples. So its last point is not the `train_loss` of the table. All losses include the
+      penalty, l2/2 times the sum of the squared weights.
     - `finished`: which trials were trained to the end, by their epochs or by early stopping; not those that halving
       or pruning dropped or an interruption cut short.
     - `plan`: the programs that trained the trials.
@@ -82,7 +83,7 @@ class SweepResult:
 
     def best(self) -> int:
         """The trial with the lowest validation loss (training loss where nothing was held out) of those that were
-        trained to the end.
+        trained to the end. As the penalty is in the loss, trials of different l2 are better compared by their score.
 
         **Raises:** `ValueError` if there is none: all have diverged, or were interrupted before their end.
         """
