@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 
 import jax.numpy as jnp
+import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from hand_ins import COURSE, CS231N, FROM_A1, FUNCTION, IN_PLACE, MODEL, OF_DATA, OWN_SIZES, PAIR, SIGMOIDS, TEN_CLASSES
@@ -206,6 +208,22 @@ def test_a_file_may_read_its_command_line(audited, monkeypatch):
     status, text = audited(COMMAND_LINE.replace('"--rate"', '"rate"').replace(", default=0.1", "") + IN_PLACE)
     assert status == 2
     assert "failed with SystemExit: 2 (homework.py, line 4)" in text
+
+
+WINDOWS = """import matplotlib as mpl
+mpl.use("TkAgg")
+import matplotlib.pyplot as plt
+plt.plot([1, 2])
+plt.show()
+"""
+
+
+def test_a_file_that_opens_windows_needs_no_screen(audited):
+    use = matplotlib.use
+    status, text = audited(WINDOWS + IN_PLACE)
+    plt.close("all")
+    assert status == 0, text
+    assert (matplotlib.get_backend().lower(), matplotlib.use) == ("agg", use)
 
 
 def test_an_array_under_two_names_is_a_note(audited):

@@ -15,6 +15,7 @@ import traceback
 import types
 import warnings
 from collections.abc import Iterator
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -69,6 +70,9 @@ def opened(file: str | Path) -> Iterator[HandIn]:
     # A file of a package may have its package's name; what it imports from the package comes from above.
     folders = [*roots, own] if levels(source(path)) else [own, *roots]
     sys.path[:0] = folders  # as when Python runs the file
+    if re.search(rb"matplotlib.*\.use\(", path.read_bytes(), re.DOTALL):  # to be there, for `quiet` to stop the call
+        with contextlib.suppress(ImportError):
+            import_module("matplotlib")
     try:
         yield run_notebook(path) if path.suffix == ".ipynb" else run_file(path)
     finally:
@@ -187,9 +191,12 @@ def new_module(path: Path) -> types.ModuleType:
 def quiet(printed: io.StringIO) -> Iterator[None]:
     """Keep back what is printed, warned of and plotted, and leave NumPy's random numbers as they are."""
     os.environ.setdefault("MPLBACKEND", "Agg")  # no window, whenever matplotlib is imported
-    pyplot = sys.modules.get("matplotlib.pyplot")
+    pyplot, matplotlib = sys.modules.get("matplotlib.pyplot"), sys.modules.get("matplotlib")
     if pyplot is not None:
         pyplot.switch_backend("Agg")
+    use = getattr(matplotlib, "use", None)
+    if use is not None:
+        matplotlib.use = lambda *_, **__: None  # type: ignore[union-attr]  # another backend would want a screen
     state = np.random.get_state()  # noqa: NPY002
     stdin, argv = sys.stdin, sys.argv
     sys.stdin = io.StringIO()  # nothing waits for an answer
@@ -204,6 +211,8 @@ def quiet(printed: io.StringIO) -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     finally:
+        if use is not None:
+            matplotlib.use = use  # type: ignore[union-attr]
         sys.stdin, sys.argv = stdin, argv
         np.random.set_state(state)  # noqa: NPY002
 
