@@ -1,8 +1,9 @@
 """`jaxbackprop audit path/to/file.py:function`: the audit of a gradient in a file of one's own."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,6 +19,7 @@ from jaxbackprop.auditing.function_form import choose_function, function_subject
 from jaxbackprop.auditing.hand_in import HandIn, NotRun, opened
 from jaxbackprop.auditing.layer_door import LayersReport, audit_layers
 from jaxbackprop.auditing.report import listed
+from jaxbackprop.auditing.subjects import Subject
 
 RIGHT, WRONG, NOT_RUN = 0, 1, 2
 FEATURES, HIDDEN = SIZES[0][:2]
@@ -143,55 +145,52 @@ def examine_file(
 
     **Raises:** `NotRun` if there is nothing to audit in it, or if it fails.
     """
-    report: HandInReport | LayersReport
-    networks: list[type | None] = [*choose_classes(hand_in, name)]
-    function = None if networks else choose_function(hand_in, name)
-    reason: Unclear | NotRun | None = None
-    for cls in networks or [None]:
-        rng = np.random.default_rng(seed)
+    report: HandInReport | LayersReport | None = None
+    refusals: list[Unclear | NotRun] = []
+    for network in networks_of(hand_in, name, classes, one_hot):
         try:
-            if cls is not None:
-                subject = class_subject(hand_in, cls, classes, rng)
-            elif function is not None:
-                subject = function_subject(hand_in, function, classes, rng, one_hot)
-            else:
-                raise NotRun(
-                    f"{hand_in.path} has neither a class with a method backprop, backward or loss, nor layers of a "
-                    "forward and a backward pass, nor functions of W1, b1, W2, b2, X, y; jaxbackprop audit --help "
-                    "shows them"
-                )
-            report = audit_subject(hand_in, subject, only=activation, l2=l2, seed=seed)
+            report = audit_subject(hand_in, network(np.random.default_rng(seed)), only=activation, l2=l2, seed=seed)
             break
         except (Unclear, NotRun) as error:
-            reason = reason or error
-    else:
-        report = audit_layers(hand_in, name, seed)  # no network as a whole, but parts of one
+            refusals.append(error)
+    if report is None:  # no network as a whole, but parts of one
+        report = audit_layers(hand_in, name, seed)
         if not report.outcomes:
-            assert reason is not None
-            raise not_told(hand_in, networks[0] if networks else None, classes, reason, report.failed) from reason
-        given = {
-            "--activation": activation is not None,
-            "--l2": l2 != 0,
-            "--one-hot": one_hot,
-            "--classes": classes != 2,
-        }
-        if unused := [option for option, is_given in given.items() if is_given]:
-            report = replace(
-                report, title=f"{report.title}; {listed(unused)} would be for a network, and changed nothing"
-            )
+            raise not_told(hand_in, name, classes, refusals[:1], report.failed) from next(iter(refusals), None)
+        given = {"--activation": activation, "--l2": l2, "--one-hot": one_hot, "--classes": classes != 2}
+        if unused := [option for option, value in given.items() if value]:
+            title = f"{report.title}; {listed(unused)} would be for a network, and changed nothing"
+            report = replace(report, title=title)
     save_page(html, [report], report.title)
     return str(report), report.ok, report.mistakes
 
 
+def networks_of(
+    hand_in: HandIn, name: str | None, classes: int, one_hot: bool
+) -> list[Callable[[np.random.Generator], Subject]]:
+    """What of a file may be a network as a whole, in the order in which it is tried."""
+    if networks := choose_classes(hand_in, name):
+        return [partial(class_subject, hand_in, cls, classes) for cls in networks]
+    function = choose_function(hand_in, name)
+    return [] if function is None else [lambda rng: function_subject(hand_in, function, classes, rng, one_hot)]
+
+
 def not_told(
-    hand_in: HandIn, cls: type | None, classes: int, error: Unclear | NotRun, layers: Mapping[str, str]
+    hand_in: HandIn, name: str | None, classes: int, refusals: Sequence[Unclear | NotRun], layers: Mapping[str, str]
 ) -> NotRun:
     """Why a file could not be audited, as a network and as layers, and what to do about it."""
+    if not refusals:
+        return NotRun(
+            f"{hand_in.path} has neither a class with a method backprop, backward or loss, nor layers of a forward and "
+            "a backward pass, nor functions of W1, b1, W2, b2, X, y; jaxbackprop audit --help shows them"
+        )
+    (error,) = refusals
     if isinstance(error, NotRun):
         return error
-    reason = "; ".join([str(error), *(f"{name} as a layer: {why}" for name, why in layers.items())])
-    facts = {"file": hand_in.path.name, "reason": reason, "cls": "NeuralNetwork" if cls is None else cls.__name__}
-    return NotRun(ADAPTER.format(**facts, features=FEATURES, hidden=HIDDEN, classes=classes))
+    cls = next((cls.__name__ for cls in choose_classes(hand_in, name)), "NeuralNetwork")
+    reason = "; ".join([str(error), *(f"{layer} as a layer: {why}" for layer, why in layers.items())])
+    facts = {"file": hand_in.path.name, "reason": reason, "cls": cls, "classes": classes}
+    return NotRun(ADAPTER.format(**facts, features=FEATURES, hidden=HIDDEN))
 
 
 def save_page(html: Path | None, reports: Sequence[Any], title: str) -> None:
