@@ -160,19 +160,6 @@ def test_weights_of_samples_count():
     assert model.oof_score_ > 0.9
 
 
-def test_an_ensembles_temperature_goes_by_relative_weights():
-    """As the loss does: samples that all count a thousandth are not too few to tell how sure the networks may be."""
-    rng = np.random.default_rng(0)
-    inputs, grid = rng.normal(size=(60, 2)), {"hidden": [(8,)], "learning_rate": [0.05], "optimizer": ["adam"]}
-    truth = (inputs[:, 0] + 1.5 * rng.normal(size=60) > 0).astype(int)
-    found = [
-        jb.sweep(grid, inputs, truth, epochs=200, folds=3, weights=weights, progress=False).ensemble().temperature
-        for weights in (None, np.full(60, 1e-3), np.full(60, 1e3))
-    ]
-    assert found[0] > 2
-    assert found == pytest.approx([found[0]] * 3, rel=1e-2)
-
-
 def test_bins_are_the_papers_and_end_at_quantiles():
     generator = np.random.default_rng(0)
     x, weights = generator.normal(size=60), generator.integers(0, 3, 60)

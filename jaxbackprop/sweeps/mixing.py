@@ -78,8 +78,7 @@ def _choose(held_out: HeldOut, candidates: Sequence[int], **options: int) -> Cho
             curve[key].append(value)
     temperature = 1.0
     if targets in ("softmax", "sigmoid"):
-        each = shares * np.count_nonzero(counts)  # of mean 1: only how the weights relate matters, as in the loss
-        temperature = fit_temperature(mean, y, each, exclusive=targets == "softmax")
+        temperature = fit_temperature(mean, y, counts, exclusive=targets == "softmax")
     loss, score = judge(calibrated(mean, temperature, targets), y, shares, targets)
     return Choice(members, weights, temperature, score, loss, {key: np.array(line) for key, line in curve.items()})
 
