@@ -132,8 +132,9 @@ def rooms(optimizer: Optimizer) -> float:
 def fixed_bytes(trials: Sequence[Trial], workload: Workload) -> int:
     """The data, once a host or once an accelerator, and the book, which holds every network."""
     data = workload.samples * workload.width * (1 if workload.cache is not None else 1 + workload.devices)
+    room = {optimizer: rooms(get_optimizer(optimizer)) for optimizer in {trial.optimizer for trial in trials}}
     weights = sum(
-        numbers(hidden, workload) * (1 + workload.monitored + rooms(get_optimizer(optimizer))) * count
+        numbers(hidden, workload) * (1 + workload.monitored + room[optimizer]) * count
         for (hidden, optimizer), count in Counter((t.hidden, t.optimizer) for t in trials).items()
     )
     return int(workload.itemsize * (data + weights * len(workload.train)))

@@ -1,6 +1,7 @@
 """A hyperparameter grid, as scikit-learn's `ParameterGrid` takes it, and the trials that it stands for."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -41,7 +42,12 @@ class Trial(NamedTuple):
 def each_activation(trial: Trial, slots: int | None = None) -> tuple[Activation, ...]:
     """That of each hidden layer; with `slots`, of so many slots for them: those that it does not use, where none is
     computed, go by the last."""
-    own = layer_activations(trial.activation, len(trial.hidden))
+    return _in_slots(trial.activation, len(trial.hidden), slots)
+
+
+@lru_cache(maxsize=1024)  # of thousands of trials few differ in it
+def _in_slots(activation: OneOrEach, hidden: int, slots: int | None) -> tuple[Activation, ...]:
+    own = layer_activations(activation, hidden)
     return own if slots is None else own + own[-1:] * (slots - len(own))
 
 
