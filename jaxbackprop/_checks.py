@@ -48,7 +48,9 @@ def check_real(
 
 
 def check_finite(argument: str, array: Any) -> None:
-    """Refuse NaN and infinity, and say how many there are and where the first one is."""
+    """Refuse NaN and infinity, and say how many there are and where the first one is. What is traced has no values."""
+    if isinstance(array, jax.core.Tracer):
+        return
     array = np.asarray(array)
     bad = ~np.isfinite(array)
     if bad.any():

@@ -235,5 +235,10 @@ def check_targets(
     right = (params[-1].bias.shape[0], x.shape[1])
     if y.shape != right:
         raise ValueError(f"y must be [classes, samples] = {right}, got shape {y.shape}")
-    if weights is not None and weights.shape != right[1:]:
-        raise ValueError(f"weights must have shape {right[1:]}, one a sample, got {weights.shape}")
+    check_sample_weights(weights, x.shape[1])
+
+
+def check_sample_weights(weights: Float[Array, " samples"] | None, samples: int) -> None:
+    """**Raises:** `ValueError` if they are not one a sample."""
+    if weights is not None and weights.shape != (samples,):
+        raise ValueError(f"weights must have shape {(samples,)}, one a sample, got {weights.shape}")

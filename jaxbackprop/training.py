@@ -169,9 +169,8 @@ def fit(
     x, y = jnp.asarray(x), jnp.asarray(y)
     check_hyperparameters(hyperparameters)
     check_targets(params, x, y, hyperparameters.weights)
-    for argument, array in (("x", x), ("y", y)):
-        if is_concrete(array):
-            check_finite(argument, array)
+    check_finite("x", x)
+    check_finite("y", y)
     batches = order_of(batch_size, batches, hyperparameters, x.shape[1], steps)
     dtype = params[0].weight.dtype  # training has the precision of its parameters
     x, y = x.astype(dtype), y.astype(dtype)

@@ -9,8 +9,7 @@ import pandas as pd
 import pytest
 from scipy.stats import loguniform
 from sklearn.base import clone
-from sklearn.datasets import load_iris
-from sklearn.preprocessing import scale
+from test_ensemble import LABELS, SMALL, SPACE, X, Y
 
 from jaxbackprop.embedded import Waves
 from jaxbackprop.estimators import (
@@ -23,12 +22,6 @@ from jaxbackprop.estimators import (
 )
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-
-X, Y = load_iris(return_X_y=True)
-X = scale(X)
-LABELS = np.array(["setosa", "versicolor", "virginica"])
-SPACE = {"hidden": [(8,), (5,)], "activation": ["tanh", "relu"], "dropout": [0.0]}
-SMALL = {"n_candidates": 4, "space": SPACE, "cv": 3, "max_iter": 40, "batch_size": None, "bags": 3, "random_state": 0}
 
 IN_ANOTHER_PROCESS = """
 import sys

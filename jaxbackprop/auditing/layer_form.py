@@ -101,7 +101,7 @@ def ways_to_call(hand_in: HandIn, cls: type) -> list[Layer]:
     """
     reason = f"its constructor {inspect.signature(cls)} asks for what cannot be told"
     shapes = shapes_for(cls.__name__, SHAPES)
-    handed = [(shape, *pair) for shape in shapes for pair in targets_for(cls, SHAPES[shape])]
+    handed = [(shape, *pair) for shape in shapes for pair in targets_for(cls, shape)]
     for number, arguments in enumerate(constructions(cls)):
         layers, why = tried(partial(called, hand_in, cls, arguments, *way) for way in handed)
         if layers:
@@ -129,7 +129,7 @@ def shapes_for(name: str, shapes: Iterable[str]) -> list[str]:
     return sorted(shapes, key=lambda shape: ("image" in shape) != of_images)
 
 
-def targets_for(cls: type, shape: tuple[int, ...]) -> list[tuple[np.ndarray | None, bool]]:
+def targets_for(cls: type, shape: str) -> list[tuple[np.ndarray | None, bool]]:
     """None for a layer; for a loss its targets, one-hot and as labels, and whether backward is given the output."""
     methods = passes(cls)
     assert methods is not None
@@ -138,13 +138,17 @@ def targets_for(cls: type, shape: tuple[int, ...]) -> list[tuple[np.ndarray | No
         return [(None, False)]
     if len(returned_names(getattr(cls, methods[1]))) > 1:
         raise Unclear(f"{methods[0]}({', '.join(names)}) has more than one input")
-    samples, classes = (shape[1], shape[0]) if shape == SHAPES["samples in columns"] else (shape[0], shape[-1])
-    labels = np.arange(samples) * 7 % classes
-    one_hot = np.eye(classes)[labels]
-    if shape not in (SHAPES["samples in rows"], SHAPES["samples in columns"]):
+    if shape not in ("samples in rows", "samples in columns"):
         return []
-    one_hot = one_hot if shape == SHAPES["samples in rows"] else one_hot.T
-    return list(product((one_hot, labels), (False, True)))
+    return list(product(one_hot_and_labels(shape), (False, True)))
+
+
+def one_hot_and_labels(shape: str) -> tuple[np.ndarray, np.ndarray]:
+    """The targets of a loss that is handed x of this shape."""
+    samples, samples_first = samples_in(shape)
+    labels = np.arange(samples) * 7 % INPUTS
+    one_hot = np.eye(INPUTS)[labels]
+    return one_hot if samples_first else one_hot.T, labels
 
 
 def required(function: Callable[..., Any]) -> list[str]:

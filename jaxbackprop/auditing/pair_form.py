@@ -20,6 +20,7 @@ from jaxbackprop.auditing.layer_form import (
     SHAPES,
     Layer,
     defined,
+    one_hot_and_labels,
     required,
     samples_in,
     shapes_for,
@@ -189,10 +190,9 @@ def called_loss(hand_in: HandIn, pair: Pair, shape: str, word: str) -> Layer:
     if len(SHAPES[shape]) > 2:
         raise Unclear(f"{pair.forward.__name__} is handed scores")
     x = np.random.default_rng(0).dirichlet(np.ones(INPUTS), size=samples)
-    labels = np.arange(samples) * 7 % INPUTS
-    targets = labels if word == "labels" else np.eye(INPUTS)[labels]
-    if not samples_first:
-        x, targets = x.T, targets.T
+    x = x if samples_first else x.T
+    one_hot, labels = one_hot_and_labels(shape)
+    targets = labels if word == "labels" else one_hot
 
     def handed(function: Callable[..., Any], given: Any) -> Any:
         names = required(function)

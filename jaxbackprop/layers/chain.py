@@ -18,6 +18,7 @@ from jaxbackprop.backprop import objective_error
 from jaxbackprop.layers import find_layer
 from jaxbackprop.layers.contract import Static
 from jaxbackprop.losses import Objective, get_objective, sample_shares
+from jaxbackprop.network import check_sample_weights
 from jaxbackprop.optimizers import Hyperparameters, Optimizer, check_hyperparameters, get_optimizer
 from jaxbackprop.training import Batches, Fit, LossAndGrad, State, descend, in_precision, order_of, step_along
 
@@ -223,14 +224,12 @@ def fit_chain(
     if record_every is not None:
         record_every = check_integer("record_every", record_every, 1)
     check_hyperparameters(hyperparameters)
-    x, y, weights = jnp.asarray(x), jnp.asarray(y), hyperparameters.weights
+    x, y = jnp.asarray(x), jnp.asarray(y)
     if x.shape[-1] != y.shape[-1]:
         raise ValueError(f"x has {x.shape[-1]} samples and y has {y.shape[-1]}; both have them along the last axis")
-    if weights is not None and weights.shape != x.shape[-1:]:
-        raise ValueError(f"weights must have shape {x.shape[-1:]}, one a sample, got {weights.shape}")
-    for argument, array in (("x", x), ("y", y)):
-        if is_concrete(array):
-            check_finite(argument, array)
+    check_sample_weights(hyperparameters.weights, x.shape[-1])
+    check_finite("x", x)
+    check_finite("y", y)
     dtype = jax.tree.leaves(params)[0].dtype
     x = x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x  # indices stay integers
     batches = order_of(batch_size, batches, hyperparameters, x.shape[-1], steps)
