@@ -28,7 +28,7 @@ OPEN = (
     *("layers.normalization", "layers.pooling", "auditing.layered"),
     *(f"layers.{file}" for file in sorted({*FILES.values()} - {"pooling_mistakes"})),
 )
-ALIGNED = re.compile(r"\S {3,}\S|^ {3,}= ", re.MULTILINE)  # formulas set beside or below each other
+ALIGNED = re.compile(r"\S {3,}\S|^ {3,}= |^ {8,}\S", re.MULTILINE)  # formulas set beside or below each other
 NAMES = ("jaxbackprop", *(f"jaxbackprop.{name}" for name in sorted((*CLOSED, *OPEN))))
 
 Modules = dict[str, pdoc.doc.Module]
@@ -135,9 +135,10 @@ def without_dead_ends(html: str) -> str:
 
 
 def with_short_types(html: str) -> str:
-    """A page whose types are called as the code calls them: `Float[Array, "…"]`, not by the modules they come from."""
+    """A page whose types are called as the code calls them: `Float[Array, "…"]`, not `<class …>` of a module."""
     html = re.sub(r'(?:<span class="n">(?:jaxtyping|jaxlib|_jax|typing)</span><span class="o">\.</span>)+', "", html)
-    return re.sub(r"\b(?:jaxtyping|typing)\.(?=[A-Z])|jaxlib\._jax\.(?=Array)", "", html)
+    html = re.sub(r"\b(?:jaxtyping|typing)\.(?=[A-Z])|jaxlib\._jax\.(?=Array)", "", html)
+    return re.sub(r"&lt;class &#(?:x27|39);(.*?)&#(?:x27|39);&gt;", r"\1", html)
 
 
 def without_hollow_words(html: str) -> str:
