@@ -42,6 +42,7 @@ FOLDERS = {
     "jaxbackprop/layers": "jaxbackprop/layers.html",
 }
 ERRATA = re.compile(r"<!-- table: errata -->.*?<!-- end -->", re.DOTALL)
+FIGURE = re.compile(r'<p>(<img src="([^"]+)"[^>]*>)</p>')
 LANGUAGES = {".py": "python", ".c": "c", ".toml": "toml", ".md": "markdown"}
 
 
@@ -101,7 +102,8 @@ class Site:
                 link += f'<a class="line" href="{page}#{anchor}-{line}">line {line}</a>'
             return link
 
-        return re.sub(r'(?<!">)<code>(?P<name>[\w.]+(?:\(\))?)</code>(?!</a>)', linked, html)
+        unlinked = r'(?:(?<!">)|(?<=<td class="long">))<code>(?P<name>[\w.]+(?:\(\))?)</code>(?!</a>)'
+        return re.sub(unlinked, linked, html)
 
     def write(self, file: str, title: str, body: str, sections: list[tuple[str, str]], depth: int = 0) -> None:
         """A page in the book's frame."""
@@ -115,6 +117,7 @@ class Site:
         """A chapter's page."""
         text = (ROOT / chapter).read_text(encoding="utf-8")
         body, headings = typeset.to_html(text, lambda target: self.address(target, chapter))
+        body = FIGURE.sub(r'<p><a href="\2">\1</a></p>', body)  # on a small screen it is read by itself
         body = self.link_names(body).replace("<!-- gallery -->", gallery())
         body = ERRATA.sub(lambda table: typeset.with_scripts(table[0]), body)
         sections = [(anchor, name) for level, anchor, name in headings if level == 2]
@@ -142,13 +145,13 @@ def gallery() -> str:
     for script in sorted((ROOT / "experiments").glob("*.py")):
         source = script.read_text(encoding="utf-8")
         question, _, rest = (ast.get_docstring(ast.parse(source)) or "").partition("\n\n")
-        parts.append(f'<h2 id="{script.name}">{escape(script.name)}</h2>\n<p><strong>{escape(question)}</strong></p>')
-        parts.append(typeset.to_html(rest, lambda target: target)[0])
+        parts.append(f'<h2 id="{script.name}">{escape(script.name)}</h2>')
+        parts.append(typeset.to_html(f"**{question}**\n\n{rest}", lambda target: target)[0])
         if "__main__" in source:
             parts.append(typeset.highlighted(f"python experiments/{script.name}", "sh"))
         for figure in sorted((ROOT / "experiments" / "figures").glob(f"{script.stem}*.png")):
             name = f"figures/{figure.name}"
-            alt = f"{question} {figure.stem.replace('_', ' ')}"
+            alt = f"{question.replace('`', '')} {figure.stem.replace('_', ' ')}"
             width, height = struct.unpack(">II", figure.read_bytes()[16:24])  # so that nothing jumps when it comes
             size = f'width="{width}" height="{height}" loading="lazy"'
             parts.append(f'<p><a href="{name}"><img src="{name}" alt="{escape(alt)}" {size}></a></p>')

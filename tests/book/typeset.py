@@ -8,6 +8,7 @@ from itertools import pairwise
 
 from latex2mathml.converter import convert
 from markdown_it import MarkdownIt
+from markdown_it.common.utils import escapeHtml
 from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import get_lexer_by_name
@@ -16,13 +17,17 @@ from pygments.util import ClassNotFound
 CODE_OR_FORMULA = re.compile(
     r"(?P<code>```.*?```|`[^`\n]*`)|\$\$(?P<block>.+?)\$\$|\$(?P<inline>[^$\n]+?)\$", re.DOTALL
 )
+FUNCTION = re.compile(r"(?<!<msup>)<mi>(?:log|sin|cos)</mi>")
+WHOLE = re.compile(r"\d\w*(?:-\d+)+|[\d.,]+\d ± [\d.,]+\d|\d[\d.,]* (?:s|GFLOP/s|%)(?!\w)")  # broken by no line's end
+LONG = 24  # letters of a cell that on a small screen is not to be one word a line
 BARRED = re.compile(r'<mover>(<mrow>(?:(?!<mover><mrow>).)*?</mrow>)<mo accent="true">&#x02015;</mo></mover>')
 
 
 @cache
 def mathml(latex: str, display: str = "inline") -> str:
-    """A formula in LaTeX as MathML; a bar over several letters is as long as they are."""
-    return BARRED.sub(r'<mrow class="bar">\1</mrow>', convert(latex.strip(), display=display))
+    """A formula in LaTeX as MathML; a bar over several letters is as long as they are, and log stands off from x."""
+    html = BARRED.sub(r'<mrow class="bar">\1</mrow>', convert(latex.strip(), display=display))
+    return FUNCTION.sub(r'\g<0><mspace width="0.17em"></mspace>', html)
 
 
 def with_scripts(html: str) -> str:
@@ -66,6 +71,11 @@ def shown_formulas(html: str, formulas: list[str]) -> str:
     return re.sub(r"FORMULA(\d+)ENDS", lambda match: formulas[int(match[1])], html)
 
 
+def unbroken(match: re.Match[str]) -> str:
+    """A number that stays on one line."""
+    return f'<span class="whole">{match[0]}</span>'
+
+
 def to_html(text: str, address: Callable[[str], str]) -> tuple[str, list[tuple[int, str, str]]]:
     """A page of Markdown as HTML, and its headings as (level, anchor, text).
 
@@ -74,6 +84,7 @@ def to_html(text: str, address: Callable[[str], str]) -> tuple[str, list[tuple[i
     formulas: list[str] = []
     parser = MarkdownIt("commonmark", {"html": True, "highlight": None}).enable("table")
     parser.add_render_rule("fence", lambda self, tokens, i, *_: highlighted(tokens[i].content, tokens[i].info.strip()))
+    parser.add_render_rule("text", lambda self, tokens, i, *_: WHOLE.sub(unbroken, escapeHtml(tokens[i].content)))
     parser.add_render_rule("table_open", lambda *_: '<div class="scroll"><table>\n')
     parser.add_render_rule("table_close", lambda *_: "</table></div>\n")
     tokens = parser.parse(hidden_formulas(text, formulas))
@@ -83,6 +94,8 @@ def to_html(text: str, address: Callable[[str], str]) -> tuple[str, list[tuple[i
             title = "".join(child.content for child in inside.children or [])
             token.attrSet("id", slug(title))
             headings.append((int(token.tag[1]), slug(title), title))
+        elif token.type == "td_open" and len(inside.content) > LONG:
+            token.attrSet("class", "long")
     for token in tokens:
         for child in token.children or []:
             for key in ("href", "src"):
