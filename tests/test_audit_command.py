@@ -51,7 +51,7 @@ def test_the_command_line(write):
         (write("(1 - a1**2)", "(1 - a1)", name="wrong.py"), 1, "1 - tanh(z)"),
     ):
         command = [sys.executable, "-m", "jaxbackprop", "audit", f"{path}:gradient"]
-        done = subprocess.run(command, capture_output=True, text=True)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=90)
         assert done.returncode == status, done.stderr
         assert text in " ".join(done.stdout.split())
         assert done.stderr == ""

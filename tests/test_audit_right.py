@@ -152,7 +152,7 @@ def test_100_000_parameters_take_less_than_10_seconds(gradient, witness):
     """In a process of its own, so that all its programs are compiled; the best of three, as other tests run beside."""
     command = [sys.executable, "-c", LARGE, gradient, witness]
     for _ in range(3):
-        told = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+        told = json.loads(subprocess.run(command, capture_output=True, text=True, check=True, timeout=90).stdout)
         if told["seconds"] < 10:
             break
     assert told["entries"] >= 100_000

@@ -83,7 +83,9 @@ def links_of(path):
 def test_its_python_runs(chapter, tmp_path):
     command = [sys.executable, "-W", "error", "-c", RUN_EACH, chapter]
     environment = {"MPLBACKEND": "agg", **os.environ}
-    run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    run = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=280
+    )
     assert run.returncode == 0, run.stderr
 
 

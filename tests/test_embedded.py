@@ -111,7 +111,7 @@ def test_a_checkpoint_is_of_its_own_frequencies(tmp_path):
     train = lambda **own: jb.sweep(grid, MOONS.X, MOONS.y, epochs=4, checkpoint=tmp_path, progress=False, **own)  # noqa: E731
     train(frequencies=START)
     for other in (START + 0.1, None):
-        with pytest.raises(ValueError, match=r"belongs to another sweep: its frequencies differs"):
+        with pytest.raises(ValueError, match=r"belongs to another sweep, which differs in frequencies;"):
             train(frequencies=other)
 
 

@@ -27,17 +27,19 @@ IN_ANOTHER_PROCESS = """
 import sys
 import numpy as np
 from jaxbackprop.estimators import load
-path, method, samples = sys.argv[1:]
-np.save(samples, getattr(load(path), method)(np.load(samples)))
+method, samples, *paths = sys.argv[1:]
+X = np.load(samples)
+np.savez(samples + ".npz", *(getattr(load(path), method)(X) for path in paths))
 """
 
 
-def in_another_process(path, method, X):
-    """What the model in a file predicts where nothing else is known of it."""
-    samples = path.with_name("samples.npy")
+def in_another_process(method, X, *paths):
+    """What the model in each file predicts where nothing else is known of it."""
+    samples = paths[0].with_name("samples.npy")
     np.save(samples, X)
-    subprocess.run([sys.executable, "-c", IN_ANOTHER_PROCESS, str(path), method, str(samples)], check=True, timeout=280)
-    return np.load(samples)
+    subprocess.run([sys.executable, "-c", IN_ANOTHER_PROCESS, method, samples, *paths], check=True, timeout=280)
+    with np.load(f"{samples}.npz") as predictions:
+        return [*predictions.values()]
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +85,7 @@ def test_a_file_keeps_names_and_labels(model, tmp_path):
 def test_an_embedding_predicts_the_same_out_of_its_file(kind, embedding, tmp_path):
     model = clone(kind(**SMALL)).set_params(numerical_embedding=embedding).fit(X, Y)
     assert model.score(X, Y) > 0.9
-    again = in_another_process(save(model, tmp_path / "ensemble.safetensors"), "predict", X)
+    [again] = in_another_process("predict", X, save(model, tmp_path / "ensemble.safetensors"))
     np.testing.assert_array_equal(again, model.predict(X))
     model.set_params(numerical_embedding=None)  # says what the next fit does
     np.testing.assert_array_equal(again, model.predict(X))

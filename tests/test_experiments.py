@@ -148,7 +148,7 @@ def test_script(name, arguments, files, word, tmp_path, capsys):
 def test_script_on_all_cores(name, arguments, files, word, tmp_path):
     command = [sys.executable, "-W", "error", EXPERIMENTS / f"{name}.py", "--out", tmp_path, *shlex.split(arguments)]
     environment = {"MPLBACKEND": "agg", **os.environ}
-    ran = subprocess.run(command, env=environment, text=True, capture_output=True, check=False)
+    ran = subprocess.run(command, env=environment, text=True, capture_output=True, check=False, timeout=280)
     assert ran.returncode == 0, ran.stderr
     check_output(tmp_path, files, word, ran.stdout)
 

@@ -73,21 +73,23 @@ def test_the_ensemble_of_a_sweep(y, options, tmp_path):
     assert again.plot().get_xlabel() == "members"
 
 
-@pytest.mark.parametrize("kind", ["labels", "numbers", "several labels", "counts"])
-def test_the_ensemble_of_a_search_in_another_process(kind, tmp_path):
-    estimator, y = {
-        "labels": (BackpropClassifier(**SMALL), LABELS[Y]),
-        "numbers": (BackpropRegressor(**SMALL), NUMBERS),
-        "several labels": (BackpropClassifier(**SMALL), np.c_[Y == 0, X[:, 0] > 6].astype(int)),
-        "counts": (BackpropRegressor(**SMALL, loss="poisson", dtype="float64"), Y.astype(float)),
-    }[kind]
-    found = searched(estimator, {"alpha": [1e-4, 1.0], "activation": ["tanh", ("relu", "elu")]}, X, y)
-    path = save(found, tmp_path / "ensemble.safetensors")
-    again = load(path)
-    same(found, again)
-    np.testing.assert_array_equal(again.predict(X), found.predict(X))
-    assert again.predict(X).dtype == found.predict(X).dtype
-    np.testing.assert_array_equal(in_another_process(path, "predict_proba", X), found.predict_proba(X))
+def test_the_ensembles_of_searches_in_another_process(tmp_path):
+    made = {}
+    for name, estimator, y in (
+        ("labels", BackpropClassifier(**SMALL), LABELS[Y]),
+        ("numbers", BackpropRegressor(**SMALL), NUMBERS),
+        ("several labels", BackpropClassifier(**SMALL), np.c_[Y == 0, X[:, 0] > 6].astype(int)),
+        ("counts", BackpropRegressor(**SMALL, loss="poisson", dtype="float64"), Y.astype(float)),
+    ):
+        found = searched(estimator, {"alpha": [1e-4, 1.0], "activation": ["tanh", ("relu", "elu")]}, X, y)
+        path = save(found, tmp_path / f"{name}.safetensors")
+        again = load(path)
+        same(found, again)
+        np.testing.assert_array_equal(again.predict(X), found.predict(X))
+        assert again.predict(X).dtype == found.predict(X).dtype
+        made[path] = found.predict_proba(X)
+    for elsewhere, here in zip(in_another_process("predict_proba", X, *made), made.values(), strict=True):
+        np.testing.assert_array_equal(elsewhere, here)
 
 
 STEPS = [

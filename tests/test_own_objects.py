@@ -11,7 +11,8 @@ from reference import QUICKLY
 
 import jaxbackprop as jb
 from jaxbackprop import data
-from jaxbackprop.optimizers import OPTIMIZERS, STATE_STARTS, from_optax, ignores_padding
+from jaxbackprop.optimizers import OPTIMIZERS, STATE_STARTS, from_optax
+from jaxbackprop.sweeps.placement import ignores_padding
 
 MOONS = data.load("moons", samples=60)
 x, y = (jnp.asarray(a, jnp.float32) for a in (data.features_first(MOONS.X), data.encode(MOONS.y).y))

@@ -37,7 +37,7 @@ def test_import_neither_draws_nor_starts_a_device():
         "import sys, jax, jaxbackprop.plotting as p; import jax._src.xla_bridge as b; "
         "assert 'matplotlib.pyplot' not in sys.modules; assert not b.backends_are_initialized()"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=90)
 
 
 def test_new_axes_are_made_where_none_are_given_and_given_ones_are_used():

@@ -145,8 +145,7 @@ class Keeper:
         if differ:
             names = " and ".join([", ".join(differ[:-1]), differ[-1]] if len(differ) > 1 else differ)
             raise ValueError(
-                f"{shown} belongs to another sweep: its {names} differ{'' if len(differ) > 1 else 's'}; "
-                "choose another directory or delete it"
+                f"{shown} belongs to another sweep, which differs in {names}; choose another directory or delete it"
             )
         try:
             arrays = load(content)

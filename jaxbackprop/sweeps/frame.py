@@ -12,10 +12,9 @@ from itertools import cycle, islice, product
 
 import numpy as np
 
-from jaxbackprop.optimizers import ignores_padding
 from jaxbackprop.sweeps.costs import Workload
 from jaxbackprop.sweeps.grid import Trial, each_activation, name_of
-from jaxbackprop.sweeps.placement import Family, family_of, slot_widths
+from jaxbackprop.sweeps.placement import Family, family_of, ignores_padding, slot_widths
 from jaxbackprop.sweeps.planner import Plan, Program, cut_into_chunks, plan_of
 
 

@@ -5,11 +5,15 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax import lax
+from jaxtyping import Array
 
+from jaxbackprop.devices import compiler_options
 from jaxbackprop.embedded import Waves
-from jaxbackprop.network import Layer
-from jaxbackprop.optimizers import Optimizer, get_optimizer, ignores_padding, is_own, tried_out
+from jaxbackprop.network import Layer, Params
+from jaxbackprop.optimizers import Hyperparameters, Optimizer, get_optimizer, is_own
 from jaxbackprop.sweeps.grid import Trial
 
 
@@ -53,6 +57,47 @@ def own_layers(tree: Any, depth: int) -> Any:
 
 def _is_params(node: Any) -> bool:
     return type(node) is tuple and len(node) > 0 and all(isinstance(own, Layer | Waves) for own in node)
+
+
+def tried_out(optimizer: Optimizer, params: Params) -> tuple[Params, Any]:
+    """Parameters and the optimizer's state after a few updates along a gradient that is zero where they are."""
+
+    def updated(params: Params) -> tuple[Params, Any]:
+        def update(_: Array, now: tuple[Params, Any]) -> tuple[Params, Any]:
+            params, state = now
+            gradient = jax.tree.map(lambda p: 0.3 * p, params)
+            return optimizer.update(gradient, state, params, Hyperparameters(0.1))
+
+        return lax.fori_loop(0, 3, update, (params, optimizer.init(params)))
+
+    # As one program: one operation after another, each would be compiled by itself, which takes seconds.
+    return jax.jit(updated, compiler_options=compiler_options(quick=True))(jax.tree.map(jnp.asarray, params))
+
+
+@lru_cache(maxsize=256)
+def ignores_padding(optimizer: Optimizer) -> bool:
+    """Whether units with zero parameters and zero gradients change nothing for the others, and stay zero, so that
+    networks of several widths can share a program. All of `OPTIMIZERS` are so; one's own is tried out: an update that
+    takes a mean over a layer, as adafactor's does, is not."""
+    if not is_own(optimizer):
+        return True
+    generator = np.random.default_rng(0)
+    make: Any = Layer
+    small = tuple(make(generator.normal(size=(m, n)), generator.normal(size=m)) for n, m in ((3, 2), (2, 2)))
+    padded = (
+        make(np.pad(small[0].weight, ((0, 3), (0, 0))), np.pad(small[0].bias, (0, 3))),
+        make(np.pad(small[1].weight, ((0, 0), (0, 3))), small[1].bias),
+    )
+    after = [tried_out(optimizer, params) for params in (small, padded)]
+    structures: list[Any] = [jax.tree.structure(tree) for tree in after]
+    if structures[0] != structures[1]:
+        return False
+    for own, wide in zip(jax.tree.leaves(after[0]), jax.tree.leaves(after[1]), strict=True):
+        own, wide = np.asarray(own), np.asarray(wide)
+        if own.ndim != wide.ndim or not np.allclose(own, wide[tuple(map(slice, own.shape))], rtol=1e-5, atol=1e-7):
+            return False
+    first, second = after[1][0]
+    return not any(np.asarray(a).any() for a in (first.weight[2:], first.bias[2:], second.weight[:, 2:]))
 
 
 @lru_cache(maxsize=256)
