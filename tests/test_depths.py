@@ -156,15 +156,11 @@ MIXED = {"hidden": [(3,), (6, 4), (4, 7, 3)], "learning_rate": [0.03], "l2": [0.
 MIXED |= {"seed": [0, 5, 7]}
 OPTIONS = {
     "dropout": ({"optimizer": ["adamw"], "dropout": [0.0, 0.3], "activation": ["softplus"]}, {"devices": 1}),
-    "clipping": ({"optimizer": [CLIPPED, "adagrad"]}, {"patience": 1, "record_every": 2}),
-    "patience": ({"optimizer": ["adam_hat"], "dropout": [0.2]}, {"patience": 2, "record_every": 1, "folds": 3}),
-    "halving": (
-        {"optimizer": ["momentum"], "activation": ["tanh", "mish"]},
-        {"halving": 2, "weights": np.arange(1, 61)},
-    ),
+    "clipping": ({"optimizer": [CLIPPED]}, {"patience": 1, "record_every": 2}),
+    "folds": ({"optimizer": ["adam_hat"], "dropout": [0.2]}, {"patience": 2, "record_every": 1, "folds": 3}),
     "full batch": (
-        {"optimizer": ["sgd"], "batch_size": [None], "activation": ["sigmoid"]},
-        {"halving": 2, "patience": 3},
+        {"optimizer": ["momentum"], "batch_size": [None], "activation": ["tanh", "mish"]},
+        {"halving": 2, "patience": 3, "weights": np.arange(1, 61)},
     ),
 }
 
@@ -203,7 +199,7 @@ def test_an_optimizer_that_counts_layers_gets_a_program_for_each_depth():
     assert sorted(p.depths for p in result.plan.programs) == [(1,), (2,), (3,)]
 
 
-@pytest.mark.parametrize("ways", [("together", "together"), ("together", "apart"), ("apart", "together")])
+@pytest.mark.parametrize("ways", [("together", "apart"), ("apart", "together")])
 def test_a_training_goes_on_by_another_plan(ways, tmp_path, monkeypatch):
     grid = MIXED | {"optimizer": ["adamw"], "dropout": [0.0, 0.2]}
     call, plan = host._call, planner.product
@@ -295,7 +291,8 @@ def test_a_search_over_depths_scores_and_keeps_the_same_networks(monkeypatch):
 
 def test_an_ensemble_of_several_depths_has_the_same_members(monkeypatch):
     X, y = load_iris(return_X_y=True)
-    options = {"space": {"width": [6, 9], "depth": [1, 3]}, "max_iter": 20, "random_state": 0, "cv": 3}
+    space = {"width": [6], "depth": [1, 3], "activation": ["relu", "tanh"]}
+    options = {"space": space, "max_iter": 20, "random_state": 0, "cv": 3}
     options["dtype"] = "float64"  # in which rounding stays too small to change a choice
     one, other = together_and_apart(monkeypatch, lambda: SweepEnsembleClassifier(9, **options).fit(X, y))
     assert one.members_.tolist() == other.members_.tolist()

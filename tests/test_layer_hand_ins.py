@@ -4,6 +4,7 @@ What is right is known by how the files came about: the forms are right by deriv
 of them beside the audit), the mistakes are put in one at a time.
 """
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +43,9 @@ def test_every_layer_of_a_right_file_is_right(tmp_path, form):
 def test_a_mistake_is_found_where_it_is(tmp_path, number):
     form, old, new, layer, wrong = MISTAKES[number]
     assert old in FORMS[form]
-    report = examined(tmp_path, FORMS[form].replace(old, new), layer if f"class {layer}" in FORMS[form] else None)
+    report = examined(
+        tmp_path, FORMS[form].replace(old, new), layer if re.search(rf"(class|def) {layer}\b", FORMS[form]) else None
+    )
     assert not report.ok, report
     found = [outcome for outcome in one(report, layer) if not outcome.ok]
     assert found, report
