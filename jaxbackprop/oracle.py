@@ -106,14 +106,18 @@ def check_slope(activation: Activation) -> None:
     """
     points = np.linspace(-8, 8, 257) + 1e-3 * np.sqrt(2)
     points = points[[all(abs(z - kink) > 1e-2 for kink in activation.kinks) for z in points]]
+
+    def slopes(z: Array) -> tuple[Array, Array]:
+        return activation.slope(z, activation.value(z)), jax.vmap(jax.grad(activation.value))(z)
+
     with float64():
-        z = jnp.asarray(points)
-        a = activation.value(z)
-        if a.shape != z.shape:
+        shape = jax.eval_shape(activation.value, points).shape
+        if shape != points.shape:
             raise ValueError(
-                f"activation {activation.name!r} turns shape {z.shape} into {a.shape}, elementwise it must be"
+                f"activation {activation.name!r} turns shape {points.shape} into {shape}, elementwise it must be"
             )
-        got, right = np.asarray(activation.slope(z, a)), np.asarray(jax.vmap(jax.grad(activation.value))(z))
+        # As one program: one operation after another, each would be compiled by itself.
+        got, right = map(np.asarray, jax.jit(slopes, compiler_options=compiler_options(quick=True))(points))
     wrong = ~(np.abs(np.broadcast_to(got, right.shape) - right) <= 1e-5 * np.maximum(1, np.abs(right)))
     if wrong.any():
         k = int(np.argmax(wrong))
@@ -132,10 +136,15 @@ def check_error(objective: Objective, targets: Float[np.ndarray, "classes sample
     """
     with float64():
         generator = np.random.default_rng(0)
-        y = jnp.asarray(targets[:, generator.permutation(targets.shape[1])[:64]], jnp.float64)
-        z = jnp.asarray(generator.normal(size=y.shape))
-        right = np.asarray(jax.grad(lambda z: jnp.sum(objective.per_sample(z, y)))(z))
-        got = np.asarray(objective_error(objective, z, objective.predict(z), y))
+        y = np.asarray(targets[:, generator.permutation(targets.shape[1])[:64]], np.float64)
+        z = generator.normal(size=y.shape)
+
+        @partial(jax.jit, compiler_options=compiler_options(quick=True))
+        def errors(z: Array, y: Array) -> tuple[Array, Array]:
+            by_hand = objective_error(objective, z, objective.predict(z), y)
+            return by_hand, jax.grad(lambda z: jnp.sum(objective.per_sample(z, y)))(z)
+
+        got, right = map(np.asarray, errors(z, y))
     wrong = ~(np.abs(got - right) <= 1e-5 * np.maximum(1, np.abs(right)))
     if wrong.any():
         i, n = np.argwhere(wrong)[0]
