@@ -5,7 +5,6 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jaxtyping import Array
@@ -60,7 +59,8 @@ def _is_params(node: Any) -> bool:
 
 
 def tried_out(optimizer: Optimizer, params: Params) -> tuple[Params, Any]:
-    """Parameters and the optimizer's state after a few updates along a gradient that is zero where they are."""
+    """Parameters and the optimizer's state, in NumPy, after a few updates along a gradient that is zero where they
+    are."""
 
     def updated(params: Params) -> tuple[Params, Any]:
         def update(_: Array, now: tuple[Params, Any]) -> tuple[Params, Any]:
@@ -71,7 +71,7 @@ def tried_out(optimizer: Optimizer, params: Params) -> tuple[Params, Any]:
         return lax.fori_loop(0, 3, update, (params, optimizer.init(params)))
 
     # As one program: one operation after another, each would be compiled by itself, which takes seconds.
-    return jax.jit(updated, compiler_options=compiler_options(quick=True))(jax.tree.map(jnp.asarray, params))
+    return jax.tree.map(np.asarray, jax.jit(updated, compiler_options=compiler_options(quick=True))(params))
 
 
 @lru_cache(maxsize=256)
@@ -93,11 +93,10 @@ def ignores_padding(optimizer: Optimizer) -> bool:
     if structures[0] != structures[1]:
         return False
     for own, wide in zip(jax.tree.leaves(after[0]), jax.tree.leaves(after[1]), strict=True):
-        own, wide = np.asarray(own), np.asarray(wide)
         if own.ndim != wide.ndim or not np.allclose(own, wide[tuple(map(slice, own.shape))], rtol=1e-5, atol=1e-7):
             return False
     first, second = after[1][0]
-    return not any(np.asarray(a).any() for a in (first.weight[2:], first.bias[2:], second.weight[:, 2:]))
+    return not any(a.any() for a in (first.weight[2:], first.bias[2:], second.weight[:, 2:]))
 
 
 @lru_cache(maxsize=256)
@@ -118,6 +117,6 @@ def ignores_slots(optimizer: Optimizer) -> bool:
     structures: list[Any] = list(map(jax.tree.structure, apart))
     if structures[0] != structures[1]:
         return False
-    pairs = [(np.asarray(a), np.asarray(b)) for a, b in zip(*map(jax.tree.leaves, apart), strict=True)]
+    pairs = zip(*map(jax.tree.leaves, apart), strict=True)
     same = all(a.shape == b.shape and np.allclose(a, b, rtol=1e-5, atol=1e-7) for a, b in pairs)
-    return same and not any(np.asarray(a).any() for layer in after[1][0][1:-1] for a in layer)
+    return same and not any(a.any() for layer in after[1][0][1:-1] for a in layer)
