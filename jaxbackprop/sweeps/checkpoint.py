@@ -13,19 +13,21 @@ import hashlib
 import json
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import filelock
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
+from jaxtyping import Array
 from safetensors import SafetensorError
 from safetensors.numpy import load, save_file
 
 from jaxbackprop.activations import Activation
+from jaxbackprop.devices import compiler_options
 from jaxbackprop.files import whole_file
 from jaxbackprop.network import Layer, Params
 from jaxbackprop.optimizers import Hyperparameters, Optimizer
@@ -191,31 +193,40 @@ def _canonical(value: Any) -> str:
 
 def _outcomes(splits: Splits) -> list[np.ndarray]:
     """What an objective does to some numbers, for as many outputs as there are."""
-    outputs = len(splits.data.y)
-    with float64():
-        z, y = _spread(outputs), jnp.eye(outputs)[:, jnp.arange(20) % outputs]
-        return [_rounded(splits.objective.predict(z)), _rounded(splits.objective.per_sample(z, y))]
+    objective, outputs = splits.objective, len(splits.data.y)
+    z, y = _spread(outputs), np.eye(outputs)[:, np.arange(20) % outputs]
+    return _evaluated(lambda z, y: [objective.predict(z), objective.per_sample(z, y)], z, y)
 
 
+@lru_cache(maxsize=256)
 def _numbers(value: Activation | Optimizer) -> list[np.ndarray]:
     """What a function does to some numbers tells it from another of its name."""
-    with float64():
-        z = _spread(3)
-        if isinstance(value, Activation):
-            return [_rounded(value.value(z)), _rounded(value.derivative(z))]
+    if isinstance(value, Activation):
+        return _evaluated(lambda z: [value.value(z), value.derivative(z)], _spread(3))
+    optimizer = value
+
+    def updated(z: Array) -> list[Array]:
         params: Params = (Layer(z, z[:, 0]),)
-        state = value.init(params)
+        state = optimizer.init(params)
         for _ in range(3):
-            params, state = value.update(params, state, params, Hyperparameters(0.1))
-        return [_rounded(params[0].weight)]
+            params, state = optimizer.update(params, state, params, Hyperparameters(0.1))
+        return [params[0].weight]
+
+    return _evaluated(updated, _spread(3))
 
 
-def _spread(rows: int) -> jax.Array:
+def _spread(rows: int) -> np.ndarray:
     """Numbers from -27 to 27, most of them near 0, in so many rows of 20."""
-    return jnp.linspace(-3, 3, rows * 20).reshape(rows, 20) ** 3
+    return np.linspace(-3, 3, rows * 20).reshape(rows, 20) ** 3
 
 
-def _rounded(values: jax.Array) -> np.ndarray:
+def _evaluated(function: Callable[..., list[Array]], *numbers: np.ndarray) -> list[np.ndarray]:
+    """In float64 and in one program: one operation after another, each would be compiled by itself."""
+    with float64():
+        return [_rounded(array) for array in jax.jit(function, compiler_options=compiler_options(quick=True))(*numbers)]
+
+
+def _rounded(values: Array) -> np.ndarray:
     """To six places near 0, six digits far from it: the last bits are another machine's own, or a GPU's."""
     rounded = np.round(np.arcsinh(np.asarray(values, np.float64)), 6)
     return np.where(np.isnan(rounded), np.nan, rounded) + 0.0  # neither NaN nor 0 has a sign
