@@ -4,6 +4,7 @@ Everything here is pure, so that `jax.vmap(fit, …)` trains as many networks at
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -12,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key, PyTree, Shaped
 
 from jaxbackprop._checks import check_finite, check_integer, is_concrete
-from jaxbackprop.activations import OneOrEach, layer_activations
+from jaxbackprop.activations import Activation, OneOrEach, layer_activations
 from jaxbackprop.backprop import loss_and_grad
 from jaxbackprop.losses import Objective, get_objective
 from jaxbackprop.network import Params, check_targets, loss
@@ -172,10 +173,39 @@ def fit(
     check_finite("x", x)
     check_finite("y", y)
     batches = order_of(batch_size, batches, hyperparameters, x.shape[1], steps)
+    return _trained(
+        params,
+        x,
+        y,
+        hyperparameters,
+        batches,
+        activation=activation,
+        optimizer=optimizer,
+        objective=objective,
+        steps=steps,
+        record_every=record_every,
+    )
+
+
+# As one program, which a second call with the same shapes finds compiled.
+@partial(jax.jit, static_argnames=("activation", "optimizer", "objective", "steps", "record_every"))
+def _trained(
+    params: Params,
+    x: Array,
+    y: Array,
+    hyperparameters: Hyperparameters,
+    batches: Batches | None,
+    *,
+    activation: tuple[Activation, ...],
+    optimizer: Optimizer,
+    objective: Objective,
+    steps: int,
+    record_every: int | None,
+) -> Fit:
+    """`fit`, after its checks."""
     dtype = params[0].weight.dtype  # training has the precision of its parameters
     x, y = x.astype(dtype), y.astype(dtype)
     hyperparameters = in_precision(hyperparameters, dtype)
-
     step = make_step(hyperparameters, activation=activation, optimizer=optimizer, objective=objective)
 
     def full_loss(params: Params) -> Float[Array, ""]:

@@ -5,6 +5,7 @@ connection around it; `fit_chain` trains it as `training.fit` trains the documen
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from math import prod, sqrt
 from typing import Any, NamedTuple
 
@@ -230,11 +231,43 @@ def fit_chain(
     check_sample_weights(hyperparameters.weights, x.shape[-1])
     check_finite("x", x)
     check_finite("y", y)
-    dtype = jax.tree.leaves(params)[0].dtype
-    x = x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x  # indices stay integers
+    if not jnp.issubdtype(x.dtype, jnp.floating):  # indices, which are known here, and traced from here on
+        jax.eval_shape(lambda params: network.forward(params, x)[0], params)
     batches = order_of(batch_size, batches, hyperparameters, x.shape[-1], steps)
     if network.couples and batches is not None:
         _check_full(batches, x.shape[-1], divided=batch_size is not None)
+    return _trained(
+        params,
+        x,
+        y,
+        hyperparameters,
+        batches,
+        network=network,
+        optimizer=optimizer,
+        objective=get_objective(objective),
+        steps=steps,
+        record_every=record_every,
+    )
+
+
+# As one program, which a second call with the same shapes finds compiled.
+@partial(jax.jit, static_argnames=("network", "optimizer", "objective", "steps", "record_every"))
+def _trained(
+    params: PyTree,
+    x: Array,
+    y: Array,
+    hyperparameters: Hyperparameters,
+    batches: Batches | None,
+    *,
+    network: Part,
+    optimizer: Optimizer,
+    objective: Objective,
+    steps: int,
+    record_every: int | None,
+) -> Fit:
+    """`fit_chain`, after its checks."""
+    dtype = jax.tree.leaves(params)[0].dtype
+    x = x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x  # indices stay integers
     hyperparameters = in_precision(hyperparameters, dtype)
     loss_and_grad = chain_loss_and_grad(network, objective=objective, l2=hyperparameters.l2)
     data = x, y.astype(dtype), hyperparameters.weights
