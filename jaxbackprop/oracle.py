@@ -184,9 +184,14 @@ def stages(
     """
     check_targets(params, x, y, None)
     act = get_activation(activation)
-    with float64():
+
+    @jax.jit  # as one program, which takes a third of the time
+    def all_of(params: Params, x: Array, y: Array, l2: float | Array) -> list[Stage]:
         passed = forward(params, x, activation=act)
         return [*factors(params, x, y, passed, act), *errors_and_gradients(params, x, y, passed, act, l2)]
+
+    with float64():
+        return all_of(params, x, y, l2)
 
 
 def factors(params: Params, x: Array, y: Array, passed: Pass, act: Activation) -> list[Stage]:

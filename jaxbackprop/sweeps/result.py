@@ -3,14 +3,16 @@
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, SupportsIndex
 
 import jax
 import numpy as np
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from jaxbackprop._checks import check_integer
+from jaxbackprop.activations import OneOrEach
 from jaxbackprop.data import features_first
 from jaxbackprop.embedded import Embedded, behind, features_of
 from jaxbackprop.losses import OBJECTIVES, Objective
@@ -29,6 +31,11 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SCORES = {"softmax": "accuracy", "sigmoid": "accuracy", "squared": "r2", "poisson": "r2"}
+
+
+@partial(jax.jit, static_argnames=("activation", "objective"))
+def _y_hat(params: Embedded, x: Array, activation: OneOrEach, objective: str | Objective) -> Array:
+    return forward(*behind(params, x), activation=activation, objective=objective).activations[-1]
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,12 +115,7 @@ class SweepResult:
         """
         params = self.params(trial, split)
         x = jax.numpy.asarray(features_first(X, features=features_of(params)), self._splits.dtype)
-        y_hat = forward(
-            *behind(jax.tree.map(jax.numpy.asarray, params), x),
-            activation=self.trials[operator.index(trial)].activation,
-            objective=self.objective,
-        ).activations[-1]
-        return np.asarray(y_hat).T
+        return np.asarray(_y_hat(params, x, self.trials[operator.index(trial)].activation, self.objective)).T
 
     def predict(self, trial: SupportsIndex, X: Any, split: SupportsIndex = 0) -> Shaped[np.ndarray, "samples ..."]:
         """The labels that one trial predicts for X; 0 or 1 a label for several labels, numbers for numbers."""
