@@ -87,6 +87,7 @@ def flatten() -> Part:
 def chain(parts: Sequence[Part]) -> Part:
     """One part after the other; backward the document's recursion, from the last to the first."""
 
+    @jax.jit  # one program for all parts
     def init(key: Key[Array, ""]) -> tuple[PyTree, ...]:
         return tuple(p.init(k) for p, k in zip(parts, jax.random.split(key, len(parts)), strict=True))
 
