@@ -140,6 +140,8 @@ def main(
         print(show(summary(network, ["stage", "shape"])))
     print("\nEvery activation: largest relative error over all stages and networks\n")
     print(show(summary(table, ["activation"])))
+    for name in kinds:
+        find_layer(name)  # imported here: CPython 3.11 cannot always do so in several threads at once
     with ThreadPoolExecutor() as pool:
         of_layers = pd.DataFrame(
             [row for rows in pool.map(lambda name: check_layer(name, seed), kinds) for row in rows]
