@@ -52,7 +52,15 @@ def in_slots(params, room):
 
 @pytest.mark.parametrize(
     ("room", "objective", "thinned"),
-    [((7, 5, 6), "softmax", False), ((5, 7, 9), "squared", True), ((9, 7, 5), "softmax", True)],
+    [
+        ((7, 5, 6), "softmax", False),
+        ((5, 7, 9), "squared", True),
+        ((9, 7, 5), "softmax", True),
+        pytest.param((7, 5, 6), "squared", True, marks=pytest.mark.slow),
+        pytest.param((5, 7, 9), "softmax", False, marks=pytest.mark.slow),
+        pytest.param((9, 7, 5), "softmax", False, marks=pytest.mark.slow),
+        pytest.param((9, 7, 5), "squared", True, marks=pytest.mark.slow),
+    ],
 )
 @pytest.mark.parametrize("hidden", [(4,), (5, 3), (3, 4, 5)])
 def test_the_gradient_in_slots_is_autodiffs_of_the_network_alone(room, hidden, objective, thinned, float64):
@@ -163,11 +171,17 @@ OPTIONS = {
         {"halving": 2, "patience": 3, "weights": np.arange(1, 61)},
     ),
 }
+LONG = {
+    "plain": ({"optimizer": ["sgd", "momentum"], "activation": ["sigmoid"]}, {"devices": 1}),
+    "adagrad": ({"optimizer": [CLIPPED, "adagrad"]}, {"patience": 1, "record_every": 2}),
+    "halving": ({"optimizer": ["adam"], "activation": ["tanh", "mish"]}, {"halving": 2, "weights": np.arange(1, 61)}),
+    "gelu": ({"optimizer": ["sgd"], "batch_size": [None], "activation": ["gelu"]}, {"halving": 2, "patience": 3}),
+}
 
 
-@pytest.mark.parametrize("kind", OPTIONS)
+@pytest.mark.parametrize("kind", [*OPTIONS, *(pytest.param(kind, marks=pytest.mark.slow) for kind in LONG)])
 def test_a_network_is_the_same_beside_deeper_ones(kind, monkeypatch):
-    settings, options = OPTIONS[kind]
+    settings, options = (OPTIONS | LONG)[kind]
 
     def train():
         return jb.sweep(MIXED | settings, MOONS.X, MOONS.y, epochs=12, progress=False, **options)
@@ -199,7 +213,14 @@ def test_an_optimizer_that_counts_layers_gets_a_program_for_each_depth():
     assert sorted(p.depths for p in result.plan.programs) == [(1,), (2,), (3,)]
 
 
-@pytest.mark.parametrize("ways", [("together", "apart"), ("apart", "together")])
+@pytest.mark.parametrize(
+    "ways",
+    [
+        ("together", "apart"),
+        ("apart", "together"),
+        pytest.param(("together", "together"), marks=pytest.mark.slow),
+    ],
+)
 def test_a_training_goes_on_by_another_plan(ways, tmp_path, monkeypatch):
     grid = MIXED | {"optimizer": ["adamw"], "dropout": [0.0, 0.2]}
     call, plan = host._call, planner.product
@@ -289,10 +310,12 @@ def test_a_search_over_depths_scores_and_keeps_the_same_networks(monkeypatch):
     np.testing.assert_allclose(a.predict_proba(X), b.predict_proba(X), atol=1e-9)
 
 
-def test_an_ensemble_of_several_depths_has_the_same_members(monkeypatch):
+@pytest.mark.parametrize(
+    "space", [{"width": [6], "activation": ["relu", "tanh"]}, pytest.param({"width": [6, 9]}, marks=pytest.mark.slow)]
+)
+def test_an_ensemble_of_several_depths_has_the_same_members(space, monkeypatch):
     X, y = load_iris(return_X_y=True)
-    space = {"width": [6], "depth": [1, 3], "activation": ["relu", "tanh"]}
-    options = {"space": space, "max_iter": 20, "random_state": 0, "cv": 3}
+    options = {"space": {"depth": [1, 3], **space}, "max_iter": 20, "random_state": 0, "cv": 3}
     options["dtype"] = "float64"  # in which rounding stays too small to change a choice
     one, other = together_and_apart(monkeypatch, lambda: SweepEnsembleClassifier(9, **options).fit(X, y))
     assert one.members_.tolist() == other.members_.tolist()
